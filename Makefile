@@ -1,0 +1,183 @@
+# AiDb: `make help` lists what can be asked for.
+#
+#   CC=clang                            another compiler
+#   CFLAGS='-O0 -g'                     other optimisation; the flags that the code needs are added to it
+#   WERROR=                             warnings do not stop the build
+#   SANITIZE=address,undefined|thread   engine and unit tests under a sanitizer, in a build directory of their own
+#   TESTS='test_block types'            only these tests
+#   PG_CONFIG=/path/to/pg_config        another PostgreSQL 15
+#   DESTDIR=, PREFIX=/usr/local         where `install` puts the engine; the extension goes where PostgreSQL wants it
+
+comma := ,
+SANITIZE ?=
+BUILD ?= build$(if $(SANITIZE),/$(subst $(comma),-,$(SANITIZE)))
+PREFIX ?= /usr/local
+PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+CFLAGS ?= -O2 -g
+WERROR ?= 1
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror)
+SANITIZER := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+COMPILE = $(CC) -std=gnu11 $(CFLAGS) -fPIC -fvisibility=hidden -pthread $(WARNINGS) $(SANITIZER) $(CPPFLAGS)
+INCLUDES := -Iengine -Iengine/include
+LIBS := -lsnappy -lxxhash -lm
+
+VERSION := 1.0
+SONAME := libaidb.so.1
+
+# Objects and programs stand below $(BUILD) at the path of their source.
+object = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(1)))
+program = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))
+ENGINE_OBJECTS := $(call object,engine/base/*.c engine/host/*.c engine/format/*.c engine/store/*.c engine/db/*.c)
+SUPPORT_OBJECTS := $(call object,test/support/*.c)
+TEST_PROGRAMS := $(call program,test/unit/test_*.c test/model/*.c)
+BENCH_PROGRAMS := $(call program,bench/*.c)
+FUZZ_PROGRAMS := $(call program,fuzz/*.c)
+PROGRAM_OBJECTS := $(addsuffix .o,$(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(FUZZ_PROGRAMS))
+
+# A sanitized build cannot be loaded into a server that is not sanitized itself.
+SUITES := deps build $(if $(SANITIZE),unit model,install unit model regress isolation tap)
+SUBMAKE = $(MAKE) --no-print-directory
+EXTENSION_MAKE = mkdir -p $(BUILD)/extension/src && $(SUBMAKE) -C $(BUILD)/extension -f $(CURDIR)/extension.mk \
+	VPATH=$(CURDIR) with_llvm=no PG_CONFIG=$(PG_CONFIG) CC='$(CC)' AIDB_CFLAGS='$(CFLAGS) $(WARNINGS)' \
+	AIDB_ENGINE=$(abspath $(BUILD)/libaidb.a)
+TEST_RUN = MAKE='$(MAKE)' BUILD='$(BUILD)' PG_CONFIG='$(PG_CONFIG)' TESTS='$(TESTS)' test/run
+SOURCES = $(wildcard $(foreach dir,engine/*/ src/ cluster/ test/*/ bench/ fuzz/ examples/,$(dir)*.c $(dir)*.h))
+
+.DEFAULT_GOAL := help
+.SECONDARY:
+.DELETE_ON_ERROR:
+.PHONY: help deps all engine extension install uninstall tests check installcheck test demo demo-stop bench \
+	lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz fuzz-run clean needs-server FORCE
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-13s %s\n", $$1, $$2}'
+
+deps: ## install the Debian 12 packages that building and testing need (as root)
+	@test/support/deps
+
+# ---- Building ----------------------------------------------------------------------------------------------
+
+all: engine $(if $(SANITIZE),,extension) ## build the engine library and the extension
+
+engine: $(BUILD)/libaidb.a $(BUILD)/$(SONAME) $(BUILD)/aidb.pc ## build libaidb.a, libaidb.so.1 and aidb.pc
+
+extension: needs-server $(BUILD)/libaidb.a ## build the PostgreSQL extension
+	@+$(EXTENSION_MAKE) all
+
+tests: $(TEST_PROGRAMS) ## build the unit and model tests
+
+# Remembers the command line, so that other flags or another compiler rebuild everything.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' >$@
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(COMPILE) $(INCLUDES) $(if $(filter test/%,$<),-Itest/support) -MMD -MP -c -o $@ $<
+
+$(BUILD)/libaidb.a: $(ENGINE_OBJECTS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/$(SONAME): $(ENGINE_OBJECTS)
+	$(COMPILE) -shared -Wl,-soname,$(SONAME) $(LDFLAGS) -o $@ $^ $(LIBS)
+	@ln -sf $(SONAME) $(BUILD)/libaidb.so
+
+$(BUILD)/aidb.pc: engine/aidb.pc.in Makefile
+	@mkdir -p $(@D)
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@
+
+$(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb.a
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
+
+# A benchmark of another engine is named after it and linked with it.
+$(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb.a
+	$(COMPILE) $(LDFLAGS) -o $@ $^ $(if $(findstring rocksdb,$@),-lrocksdb) $(if $(findstring pq,$@),-lpq) $(LIBS)
+
+$(FUZZ_PROGRAMS): %: %.o $(BUILD)/libaidb.a
+	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
+
+-include $(ENGINE_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
+
+# ---- Installing --------------------------------------------------------------------------------------------
+
+install: needs-server all ## install the extension into PostgreSQL and the engine below PREFIX (as root)
+	@+$(EXTENSION_MAKE) install
+	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(BUILD)/libaidb.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(BUILD)/$(SONAME) $(DESTDIR)$(PREFIX)/lib/
+	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libaidb.so
+	install -m 644 $(BUILD)/aidb.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+	install -m 644 engine/include/aidb.h $(DESTDIR)$(PREFIX)/include/
+	$(if $(DESTDIR),,ldconfig)
+
+uninstall: needs-server ## remove what install has put there
+	@+$(EXTENSION_MAKE) uninstall
+	cd $(DESTDIR)$(PREFIX) && rm -f lib/libaidb.a lib/$(SONAME) lib/libaidb.so lib/pkgconfig/aidb.pc include/aidb.h
+
+needs-server:
+	@$(if $(SANITIZE),echo "a sanitized build cannot be loaded into a server: leave SANITIZE away" >&2; exit 1,:)
+
+# ---- Testing -----------------------------------------------------------------------------------------------
+
+check: tests ## run the tests that need no server: unit and model
+	@+$(TEST_RUN) unit model
+
+installcheck: needs-server ## run SQL, isolation and TAP tests on servers of their own, against what is installed
+	@+$(TEST_RUN) regress isolation tap
+
+test: ## everything from nothing: deps, build, install, all tests
+	@+$(TEST_RUN) $(SUITES)
+
+fuzz: ## fuzz each parser for FUZZ_SECONDS (60), from and into build/fuzz/corpus
+	@+$(SUBMAKE) fuzz-run BUILD=build/fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined
+
+fuzz-run: $(FUZZ_PROGRAMS)
+	@test/support/fuzz $(BUILD) $(or $(FUZZ_SECONDS),60) $(FUZZ_PROGRAMS)
+
+coverage: ## line coverage of the engine by its unit and model tests; page in build/coverage/index.html
+	@find build/coverage -name '*.gcda' -delete 2>/dev/null || true
+	@+$(SUBMAKE) check BUILD=build/coverage CC=gcc CFLAGS='-O1 -g --coverage -fprofile-update=atomic'
+	@test/support/coverage build/coverage engine
+
+# ---- Quality -----------------------------------------------------------------------------------------------
+
+lint: lint-format lint-layers lint-warnings lint-analysis ## formatting, layers, names, warnings of gcc and clang, clang-tidy
+
+lint-format:
+	@clang-format --dry-run -Werror $(SOURCES)
+
+lint-layers:
+	@test/support/check-layers
+
+lint-warnings:
+	@+$(SUBMAKE) objects engine BUILD=build/lint-gcc CC=gcc WERROR=1
+	@+$(SUBMAKE) objects engine BUILD=build/lint-clang CC=clang WERROR=1
+	@test/support/check-symbols build/lint-gcc
+
+lint-analysis:
+	@PG_CONFIG=$(PG_CONFIG) test/support/analyse $(filter %.c,$(SOURCES))
+
+objects: $(ENGINE_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
+	@+$(EXTENSION_MAKE) objects
+
+format: ## put all C sources into the form that lint asks for
+	clang-format -i $(SOURCES)
+
+# ---- Showing -----------------------------------------------------------------------------------------------
+
+bench: $(BENCH_PROGRAMS) ## build and run the benchmarks
+	@BUILD='$(BUILD)' PG_CONFIG='$(PG_CONFIG)' bench/run
+
+demo: install ## start a server with sample data and show it at work
+	@PG_CONFIG='$(PG_CONFIG)' demo/run
+
+demo-stop: ## stop the demo server and remove its data
+	@PG_CONFIG='$(PG_CONFIG)' demo/stop
+
+clean: ## remove all that was built
+	rm -rf build

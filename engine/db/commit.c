@@ -1,0 +1,550 @@
+/*
+ * The path of a write.
+ *
+ *   reserve   memory in the active memtable, space in the log            may wait, may fail
+ *   sequence  the next sequence number and a range of the log            under commits.latch
+ *   copy      the record into the log's ring, in parallel with others
+ *   insert    the operations into the memtable, invisible as yet
+ *   wait      until the log is written or synced, as asked
+ *   publish   in the order of sequence numbers
+ *
+ * aidb_write does the first two under one hold of the latch, so that memtables and sequence numbers agree about the order
+ * of two blind writes to one key. A reservation made ahead (aidb_write_reserve) may be committed into a memtable that
+ * has been sealed meanwhile; the caller's locks see to it that no other commit to its keys comes in between.
+ */
+#include <errno.h>
+
+#include "db/batch.h"
+#include "db/db.h"
+
+#define WAIT_US 100000
+#define RECLAIM_WAIT_US 10000
+#define PUBLISH_SPINS 200
+
+/* A single operation up to this size is put together on the stack. */
+#define SMALL_BATCH_BYTES 1024
+
+/* Level-0 files at which writers help to compact before they go on: reads stay bounded. */
+#define LEVEL0_STOP 16
+
+static uint64_t next_seed(const aidb_db *db) {
+	static _Thread_local uint64_t counter;
+
+	if (counter == 0) {
+		counter = db->host->random(db->host->context);
+	}
+	/* the stride leaves room for the indexes of a batch's operations */
+	counter += (uint64_t)1 << 32;
+	return counter;
+}
+
+/* ---- Memtables ----------------------------------------------------------------------------------------- */
+
+static int find_free_memtable(const lsm_shared *shared) {
+	for (int i = 0; i < LSM_MEMTABLES; i++) {
+		if (shared->memtables[i].number == 0) {
+			return i;
+		}
+	}
+	return -1;
+}
+
+static aidb_status add_memtable(aidb_db *db, int index) {
+	lsm_shared *shared = db->shared;
+	lsm_commits *commits = &shared->commits;
+	lsm_version_edit edit = {.add_memtable = index, .remove_memtable = -1};
+	lsm_ref version = lsm_version_build(&db->arena, &shared->heap, &shared->versions, &edit);
+
+	if (version == 0) {
+		return lsm_fail(AIDB_NO_MEMORY, "the arena has no memory left for the list of files; give the store more memory");
+	}
+	lsm_memtable_reset(&db->arena, &shared->memtables[index], shared->memtables[commits->active].number + 1, 0);
+	if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
+		return lsm_poisoned(db);
+	}
+	shared->memtables[index].log_position = commits->next_position;
+	commits->active = (uint32_t)index;
+	lsm_version_install(&db->arena, &shared->versions, version, &edit);
+	lsm_latch_release(&db->arena.waiting, &commits->latch);
+	return AIDB_OK;
+}
+
+aidb_status lsm_switch_memtable(aidb_db *db, uint32_t memtable) {
+	lsm_shared *shared = db->shared;
+	aidb_status rc = AIDB_OK;
+
+	if (!lsm_latch_acquire(&db->arena.waiting, &shared->versions.latch)) {
+		return lsm_poisoned(db);
+	}
+	/* the active memtable changes only under the versions latch, so it may be read here */
+	if (shared->commits.active == memtable && atomic_load(&shared->memtables[memtable].entries) > 0) {
+		int index = find_free_memtable(shared);
+
+		rc = index < 0 ? AIDB_NOT_FOUND : add_memtable(db, index);
+	}
+	lsm_latch_release(&db->arena.waiting, &shared->versions.latch);
+	if (rc == AIDB_OK) {
+		lsm_background(db, AIDB_WORK_FLUSH);
+	}
+	return rc;
+}
+
+static bool is_active(const aidb_db *db, uint32_t memtable) {
+	return *(volatile uint32_t *)&db->shared->commits.active == memtable;
+}
+
+/* All memtables are in use: flushes the oldest, or waits for who does, or for the last readers of a flushed one. */
+static aidb_status wait_for_memtable(aidb_db *db) {
+	lsm_shared *shared = db->shared;
+	const lsm_waiting *waiting = &db->arena.waiting;
+	uint32_t changed = lsm_event_prepare(&shared->versions.changed);
+	uint32_t left = lsm_event_prepare(&shared->epochs.left);
+	aidb_status rc;
+	bool did = false;
+
+	lsm_reclaim(db);
+	if (find_free_memtable(shared) >= 0) {
+		return AIDB_OK;
+	}
+	if (!lsm_latch_try(waiting, &shared->flush_latch)) {
+		return lsm_event_wait(waiting, &shared->versions.changed, changed, WAIT_US, AIDB_WAIT_ROOM);
+	}
+	rc = lsm_flush_oldest(db, &did);
+	lsm_latch_release(waiting, &shared->flush_latch);
+	if (rc == AIDB_OK && !did) {
+		atomic_store(&shared->epochs.wanted, 1);
+		rc = lsm_event_wait(waiting, &shared->epochs.left, left, RECLAIM_WAIT_US, AIDB_WAIT_ROOM);
+		atomic_store(&shared->epochs.wanted, 0);
+	}
+	return rc;
+}
+
+static uint32_t level0_files(const aidb_db *db) {
+	uint32_t member = db->host->member(db->host->context);
+	uint32_t files;
+
+	lsm_epoch_enter(&db->arena, member);
+	files = lsm_level_count(lsm_version_current(&db->arena, &db->shared->versions), 0);
+	lsm_epoch_leave(&db->arena, member);
+	return files;
+}
+
+/* Too many files in level 0: compacts, or waits for who does. */
+static aidb_status wait_for_compaction(aidb_db *db) {
+	lsm_shared *shared = db->shared;
+	const lsm_waiting *waiting = &db->arena.waiting;
+	uint32_t changed = lsm_event_prepare(&shared->versions.changed);
+	aidb_status rc;
+	bool did = false;
+
+	if (level0_files(db) < LEVEL0_STOP) {
+		return AIDB_OK;
+	}
+	if (!lsm_latch_try(waiting, &shared->compact_latch)) {
+		return lsm_event_wait(waiting, &shared->versions.changed, changed, WAIT_US, AIDB_WAIT_ROOM);
+	}
+	rc = lsm_compact_once(db, &did);
+	lsm_latch_release(waiting, &shared->compact_latch);
+	lsm_reclaim(db);
+	return rc;
+}
+
+aidb_status lsm_make_room(aidb_db *db, uint32_t memtable, uint64_t bytes) {
+	uint64_t start_us = db->host->clock_us(db->host->context);
+	bool stalled = false;
+	aidb_status rc = AIDB_OK;
+
+	(void)bytes;
+	while (rc == AIDB_OK && is_active(db, memtable)) {
+		if (level0_files(db) >= LEVEL0_STOP) {
+			stalled = true;
+			rc = wait_for_compaction(db);
+			continue;
+		}
+		rc = lsm_switch_memtable(db, memtable);
+		if (rc == AIDB_NOT_FOUND) {
+			stalled = true;
+			rc = wait_for_memtable(db);
+		}
+	}
+	if (stalled) {
+		atomic_fetch_add_explicit(&db->shared->counters.stalls, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&db->shared->counters.stall_us,
+								  db->host->clock_us(db->host->context) - start_us, memory_order_relaxed);
+	}
+	return rc;
+}
+
+/* ---- Reservations -------------------------------------------------------------------------------------- */
+
+size_t aidb_max_batch_bytes(const aidb_db *db) {
+	uint64_t ring = db->shared->log.ring_bytes / 2;
+	uint64_t memtable = db->shared->options.write_buffer_bytes / 2;
+
+	return (size_t)(ring < memtable ? ring : memtable);
+}
+
+/* Memtable bytes that a batch takes with this seed. The batch is our own, well-formed. */
+static uint64_t batch_memory(const aidb_batch *batch, uint64_t seed, bool tagged) {
+	lsm_reader reader = lsm_reader_of(batch->operations.data, batch->operations.size);
+	uint64_t bytes = 0;
+	lsm_entry entry;
+
+	for (uint32_t i = 0; i < batch->count && lsm_read_operation(&reader, &entry); i++) {
+		bytes += lsm_memtable_node_bytes(seed, i, entry.key.size, entry.value.size + (tagged ? LSM_TAG_BYTES : 0));
+	}
+	return bytes;
+}
+
+static aidb_status check_batch(const aidb_db *db, const aidb_batch *batch) {
+	if (batch->error != AIDB_OK) {
+		return lsm_fail(batch->error, "the batch is incomplete: an operation could not be added to it");
+	}
+	if (batch->bytes > aidb_max_batch_bytes(db)) {
+		return lsm_fail(AIDB_LIMIT,
+						"a batch of %zu bytes is larger than the limit of %zu; split it or give the store more memory",
+						batch->bytes, aidb_max_batch_bytes(db));
+	}
+	return AIDB_OK;
+}
+
+/* What a write takes with it from the latch. */
+typedef struct turn {
+	aidb_sequence sequence;
+	uint64_t begin; /* of its record in the log */
+	uint64_t end;
+} turn;
+
+/* Takes the next sequence number and a range of the log; commits.latch held, log space secured. */
+static void take_turn(aidb_db *db, uint64_t payload_bytes, turn *mine) {
+	lsm_commits *commits = &db->shared->commits;
+	lsm_commit_slot *slot;
+
+	mine->sequence = commits->next_sequence++;
+	mine->begin = commits->next_position;
+	mine->end = lsm_record_end(&db->shared->log.geometry, mine->begin, payload_bytes);
+	commits->next_position = mine->end;
+	slot = (lsm_commit_slot *)lsm_at(&db->arena, commits->slots) + (mine->sequence & (commits->slot_count - 1));
+	atomic_store(&slot->copied, 0);
+	atomic_store(&slot->end, mine->end);
+	atomic_store_explicit(&slot->member, db->host->member(db->host->context), memory_order_relaxed);
+}
+
+/*
+ * Secures memory and log space; with `mine` takes the turn in the same hold of the latch. Loops until both are there at
+ * once: each wait gives the latch up.
+ */
+static aidb_status reserve(aidb_db *db, aidb_batch *batch, bool tagged, aidb_reservation *reservation, turn *mine) {
+	lsm_shared *shared = db->shared;
+	lsm_commits *commits = &shared->commits;
+	uint64_t payload_bytes = LSM_PAYLOAD_HEAD_BYTES + batch->operations.size;
+	aidb_reservation taken = {.batch = batch, .seed = next_seed(db)};
+
+	taken.memtable_bytes = batch_memory(batch, taken.seed, tagged);
+	taken.log_bytes = lsm_log_bound(&shared->log, payload_bytes);
+	for (;;) {
+		uint64_t log_end;
+		aidb_status rc;
+
+		if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
+			return lsm_poisoned(db);
+		}
+		taken.memtable = commits->active;
+		log_end = commits->next_position + commits->log_reserved + taken.log_bytes;
+		if (log_end > atomic_load(&shared->log.prepared)) {
+			lsm_latch_release(&db->arena.waiting, &commits->latch);
+			rc = lsm_log_prepare(db, log_end);
+		} else if (taken.memtable_bytes > 0 &&
+				   (taken.memory = lsm_memtable_reserve(&shared->memtables[taken.memtable], taken.memtable_bytes)) == 0) {
+			lsm_latch_release(&db->arena.waiting, &commits->latch);
+			rc = lsm_make_room(db, taken.memtable, taken.memtable_bytes);
+		} else {
+			atomic_fetch_add(&shared->memtables[taken.memtable].writers, 1);
+			if (mine != NULL) {
+				take_turn(db, payload_bytes, mine);
+			} else {
+				commits->log_reserved += taken.log_bytes;
+			}
+			lsm_latch_release(&db->arena.waiting, &commits->latch);
+			*reservation = taken;
+			return AIDB_OK;
+		}
+		if (rc != AIDB_OK) {
+			return rc;
+		}
+	}
+}
+
+/* The memtable may be flushed once its last writer is gone. */
+static void leave_memtable(aidb_db *db, uint32_t memtable) {
+	if (atomic_fetch_sub(&db->shared->memtables[memtable].writers, 1) == 1 && !is_active(db, memtable)) {
+		lsm_event_signal(&db->arena.waiting, &db->shared->commits.published);
+	}
+}
+
+/* ---- Commit -------------------------------------------------------------------------------------------- */
+
+static aidb_status copy_record(aidb_db *db, const aidb_write_options *options, const aidb_batch *batch,
+							   const turn *mine) {
+	lsm_log *log = &db->shared->log;
+	lsm_commits *commits = &db->shared->commits;
+	lsm_commit_slot *slot = (lsm_commit_slot *)lsm_at(&db->arena, commits->slots) +
+							(mine->sequence & (commits->slot_count - 1));
+	uint8_t head[LSM_PAYLOAD_HEAD_BYTES];
+	aidb_status rc = lsm_log_wait_room(db, mine->end);
+
+	if (rc != AIDB_OK) {
+		return rc;
+	}
+	lsm_payload_head_write(head, &(lsm_payload_head){.sequence = mine->sequence,
+													 .synced = atomic_load(&log->synced),
+													 .tag = options->tag,
+													 .state = options->state,
+													 .count = batch->count});
+	lsm_record_write(&log->geometry, lsm_at(&db->arena, log->ring), log->ring_bytes, mine->begin,
+					 (aidb_slice){head, sizeof(head)},
+					 (aidb_slice){batch->operations.data, batch->operations.size});
+	atomic_store(&slot->copied, mine->sequence);
+	lsm_fault_point(db, "log_copied");
+	return AIDB_OK;
+}
+
+static void insert(aidb_db *db, const aidb_write_options *options, const aidb_reservation *reservation,
+				   aidb_sequence sequence) {
+	const aidb_batch *batch = reservation->batch;
+	lsm_reader reader = lsm_reader_of(batch->operations.data, batch->operations.size);
+	unsigned flag = options->state == AIDB_BATCH_PREPARED ? LSM_KIND_TAGGED : 0;
+	lsm_ref piece = reservation->memory;
+	lsm_entry entry;
+
+	for (uint32_t i = 0; i < batch->count && lsm_read_operation(&reader, &entry); i++) {
+		entry.trailer = lsm_trailer(sequence, lsm_kind_of(entry.trailer) | flag);
+		lsm_memtable_insert(&db->arena, &db->shared->memtables[reservation->memtable], &piece, reservation->seed, i,
+							&entry, options->tag);
+	}
+	lsm_fault_point(db, "memtable_inserted");
+}
+
+aidb_status lsm_check_writers(aidb_db *db) {
+	lsm_commits *commits = &db->shared->commits;
+	lsm_commit_slot *slots = lsm_at(&db->arena, commits->slots);
+	uint32_t member = 0;
+	uint64_t next;
+	bool taken;
+
+	if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
+		return lsm_poisoned(db);
+	}
+	next = atomic_load(&commits->visible) + 1;
+	taken = next < commits->next_sequence;
+	if (taken) {
+		member = atomic_load_explicit(&slots[next & (commits->slot_count - 1)].member, memory_order_relaxed);
+	}
+	lsm_latch_release(&db->arena.waiting, &commits->latch);
+	if (!taken || db->host->member_alive(db->host->context, member) || atomic_load(&commits->visible) + 1 != next) {
+		return AIDB_OK;
+	}
+	atomic_store(&db->shared->poisoned, 1);
+	return lsm_poisoned(db);
+}
+
+/* Lets everything become visible that is done without a gap. */
+static void advance_visible(aidb_db *db) {
+	lsm_commits *commits = &db->shared->commits;
+	lsm_commit_slot *slots = lsm_at(&db->arena, commits->slots);
+
+	for (;;) {
+		uint64_t visible = atomic_load(&commits->visible);
+
+		if (atomic_load(&slots[(visible + 1) & (commits->slot_count - 1)].done) != visible + 1) {
+			return;
+		}
+		atomic_compare_exchange_strong(&commits->visible, &visible, visible + 1);
+	}
+}
+
+static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
+	lsm_commits *commits = &db->shared->commits;
+	lsm_commit_slot *slots = lsm_at(&db->arena, commits->slots);
+	const lsm_waiting *waiting = &db->arena.waiting;
+
+	atomic_store(&slots[sequence & (commits->slot_count - 1)].done, sequence);
+	advance_visible(db);
+	lsm_event_signal(waiting, &commits->published);
+	for (int spin = 0; spin < PUBLISH_SPINS && atomic_load(&commits->visible) < sequence; spin++) {
+		lsm_pause();
+	}
+	while (atomic_load(&commits->visible) < sequence) {
+		uint32_t ticket = lsm_event_prepare(&commits->published);
+		aidb_status rc = AIDB_OK;
+
+		if (atomic_load(&commits->visible) < sequence) {
+			rc = lsm_event_wait(waiting, &commits->published, ticket, WAIT_US, AIDB_WAIT_PUBLISH);
+		}
+		if (rc == AIDB_OK && atomic_load(&commits->visible) < sequence) {
+			rc = lsm_log_check(db);
+		}
+		if (rc == AIDB_OK && atomic_load(&commits->visible) < sequence) {
+			rc = lsm_check_writers(db);
+		}
+		if (rc != AIDB_OK) {
+			return rc;
+		}
+	}
+	lsm_fault_point(db, "published");
+	return AIDB_OK;
+}
+
+/* Everything after the turn was taken. */
+static aidb_status finish(aidb_db *db, const aidb_write_options *options, const aidb_reservation *reservation,
+						  const turn *mine) {
+	aidb_status rc = copy_record(db, options, reservation->batch, mine);
+
+	if (rc == AIDB_OK) {
+		insert(db, options, reservation, mine->sequence);
+	}
+	leave_memtable(db, reservation->memtable);
+	if (rc == AIDB_OK && options->durability != AIDB_LAZY) {
+		rc = lsm_log_wait(db, mine->end, options->durability);
+	}
+	if (rc == AIDB_OK) {
+		rc = publish(db, mine->sequence);
+	}
+	if (rc == AIDB_OK) {
+		atomic_fetch_add_explicit(&db->shared->counters.commits, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&db->shared->counters.log_bytes, mine->end - mine->begin, memory_order_relaxed);
+	}
+	return rc;
+}
+
+static const aidb_write_options default_options = {.durability = AIDB_SYNC, .state = AIDB_BATCH_PLAIN};
+
+static aidb_status check_options(const aidb_write_options *options, const aidb_batch *batch) {
+	bool decides = options->state == AIDB_BATCH_COMMIT || options->state == AIDB_BATCH_ABORT;
+
+	if ((options->state != AIDB_BATCH_PLAIN && options->tag == 0) || (decides && batch->count > 0)) {
+		return lsm_fail(AIDB_INVALID, "a batch of state %d needs a tag%s", (int)options->state,
+						decides ? " and takes no operations" : "");
+	}
+	return AIDB_OK;
+}
+
+static aidb_status begin_write(aidb_db *db, const aidb_batch *batch) {
+	uint32_t member;
+	aidb_status rc = lsm_enter(db, &member);
+
+	if (rc == AIDB_OK) {
+		rc = lsm_log_check(db);
+	}
+	return rc == AIDB_OK ? check_batch(db, batch) : rc;
+}
+
+aidb_status aidb_write(aidb_db *db, const aidb_write_options *options, aidb_batch *batch, aidb_sequence *sequence) {
+	aidb_reservation reservation;
+	turn mine;
+	aidb_status rc = begin_write(db, batch);
+
+	if (options == NULL) {
+		options = &default_options;
+	}
+	if (rc == AIDB_OK) {
+		rc = check_options(options, batch);
+	}
+	if (rc == AIDB_OK && batch->count == 0 && options->state == AIDB_BATCH_PLAIN) {
+		return AIDB_OK;
+	}
+	if (rc == AIDB_OK) {
+		rc = reserve(db, batch, options->state == AIDB_BATCH_PREPARED, &reservation, &mine);
+	}
+	if (rc == AIDB_OK) {
+		rc = finish(db, options, &reservation, &mine);
+	}
+	if (rc == AIDB_OK && sequence != NULL) {
+		*sequence = mine.sequence;
+	}
+	return rc;
+}
+
+aidb_status aidb_write_reserve(aidb_db *db, aidb_batch *batch, aidb_reservation *reservation) {
+	aidb_status rc = begin_write(db, batch);
+
+	/* the reservation has room for tags, whether or not the commit brings one */
+	return rc == AIDB_OK ? reserve(db, batch, true, reservation, NULL) : rc;
+}
+
+aidb_status aidb_write_commit(aidb_db *db, const aidb_write_options *options, aidb_reservation *reservation,
+							  aidb_sequence *sequence) {
+	lsm_commits *commits = &db->shared->commits;
+	turn mine;
+	aidb_status rc;
+
+	if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
+		return lsm_poisoned(db);
+	}
+	commits->log_reserved -= reservation->log_bytes;
+	take_turn(db, LSM_PAYLOAD_HEAD_BYTES + reservation->batch->operations.size, &mine);
+	lsm_latch_release(&db->arena.waiting, &commits->latch);
+	lsm_fault_point(db, "sequence_taken");
+	rc = finish(db, options == NULL ? &default_options : options, reservation, &mine);
+	if (rc == AIDB_OK && sequence != NULL) {
+		*sequence = mine.sequence;
+	}
+	return rc;
+}
+
+void aidb_write_cancel(aidb_db *db, aidb_reservation *reservation) {
+	lsm_commits *commits = &db->shared->commits;
+
+	if (lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
+		commits->log_reserved -= reservation->log_bytes;
+		lsm_latch_release(&db->arena.waiting, &commits->latch);
+		leave_memtable(db, reservation->memtable);
+	}
+}
+
+static aidb_status write_one(aidb_db *db, const aidb_write_options *options, unsigned kind, aidb_slice key,
+							 aidb_slice value) {
+	char small[SMALL_BATCH_BYTES];
+	bool fits = key.size + value.size + AIDB_BATCH_OPERATION_BYTES <= sizeof(small);
+	aidb_batch batch = {.operations = {fits ? small : NULL, 0, fits ? sizeof(small) : 0}};
+	aidb_status rc = kind == LSM_KIND_PUT ? aidb_batch_put(&batch, key, value) : aidb_batch_delete(&batch, key);
+
+	if (rc == AIDB_OK) {
+		rc = aidb_write(db, options, &batch, NULL);
+	}
+	if (!fits) {
+		aidb_buffer_free(&batch.operations);
+	}
+	return rc;
+}
+
+aidb_status aidb_put(aidb_db *db, const aidb_write_options *options, aidb_slice key, aidb_slice value) {
+	return write_one(db, options, LSM_KIND_PUT, key, value);
+}
+
+aidb_status aidb_delete(aidb_db *db, const aidb_write_options *options, aidb_slice key) {
+	return write_one(db, options, LSM_KIND_DELETE, key, (aidb_slice){NULL, 0});
+}
+
+aidb_sequence aidb_current_sequence(const aidb_db *db) {
+	return atomic_load(&db->shared->commits.visible);
+}
+
+/* Where the log ends that has been given out. */
+static aidb_status log_end(aidb_db *db, uint64_t *end) {
+	lsm_commits *commits = &db->shared->commits;
+
+	if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
+		return lsm_poisoned(db);
+	}
+	*end = commits->next_position;
+	lsm_latch_release(&db->arena.waiting, &commits->latch);
+	return AIDB_OK;
+}
+
+aidb_status aidb_sync(aidb_db *db) {
+	uint64_t end = 0;
+	aidb_status rc = log_end(db, &end);
+
+	return rc == AIDB_OK ? lsm_log_wait(db, end, AIDB_SYNC) : rc;
+}

@@ -1,0 +1,85 @@
+#include "db/db.h"
+
+static void add_files(aidb_db *db, uint32_t member, aidb_stats *stats) {
+	const lsm_shared *shared = db->shared;
+	const lsm_version *version;
+
+	lsm_epoch_enter(&db->arena, member);
+	version = lsm_version_current(&db->arena, &shared->versions);
+	for (int level = 0; level < AIDB_LEVELS; level++) {
+		for (uint32_t i = 0; i < lsm_level_count(version, level); i++) {
+			const lsm_file *file = lsm_level_file(&db->arena, version, level, i);
+
+			stats->level_files[level]++;
+			stats->level_bytes[level] += file->properties.file_bytes;
+			stats->entries += file->properties.entries;
+		}
+	}
+	for (uint32_t i = 0; i < version->memtable_count; i++) {
+		const lsm_memtable *memtable = &shared->memtables[version->memtables[i]];
+
+		stats->memtable_bytes += lsm_memtable_bytes(memtable);
+		stats->entries += atomic_load_explicit(&memtable->entries, memory_order_relaxed);
+	}
+	stats->log_live_bytes = atomic_load(&shared->log.written) -
+							shared->memtables[version->memtables[version->memtable_count - 1]].log_position;
+	lsm_epoch_leave(&db->arena, member);
+}
+
+static void add_read_counters(const aidb_db *db, aidb_stats *stats) {
+	for (uint32_t member = 0; member < db->shared->epochs.members; member++) {
+		const lsm_read_counters *counters = lsm_read_counters_of(db, member);
+
+		stats->cache_hits += counters->cache_hits;
+		stats->cache_misses += counters->cache_misses;
+		stats->filter_checks += counters->filter_checks;
+		stats->filter_skips += counters->filter_skips;
+		stats->gets += counters->gets;
+		stats->seeks += counters->seeks;
+	}
+}
+
+static void add_snapshots(const aidb_db *db, aidb_stats *stats) {
+	const lsm_snapshots *snapshots = &db->shared->snapshots;
+	_Atomic uint64_t *slots = lsm_at(&db->arena, snapshots->slots);
+
+	stats->oldest_snapshot = stats->sequence;
+	for (uint32_t i = 0; i < snapshots->count; i++) {
+		uint64_t registered = atomic_load_explicit(&slots[i], memory_order_relaxed);
+
+		if (registered != 0) {
+			stats->snapshots++;
+			if (registered - 1 < stats->oldest_snapshot) {
+				stats->oldest_snapshot = registered - 1;
+			}
+		}
+	}
+}
+
+void aidb_stats_get(aidb_db *db, aidb_stats *stats) {
+	lsm_shared *shared = db->shared;
+	lsm_counters *counters = &shared->counters;
+	uint32_t member = 0;
+
+	*stats = (aidb_stats){.memory_bytes = shared->arena_bytes,
+						  .cache_bytes = (uint64_t)shared->cache.set_count * LSM_CACHE_WAYS * LSM_BLOCK_BYTES,
+						  .sequence = aidb_current_sequence(db),
+						  .writes_off = atomic_load(&shared->log.failed) != 0,
+						  .commits = counters->commits,
+						  .log_writes = counters->log_writes,
+						  .log_syncs = counters->log_syncs,
+						  .log_bytes = counters->log_bytes,
+						  .flushes = counters->flushes,
+						  .flush_bytes = counters->flush_bytes,
+						  .compactions = counters->compactions,
+						  .moves = counters->moves,
+						  .compaction_read_bytes = counters->compaction_read_bytes,
+						  .compaction_write_bytes = counters->compaction_write_bytes,
+						  .stalls = counters->stalls,
+						  .stall_us = counters->stall_us};
+	if (lsm_enter(db, &member) == AIDB_OK) {
+		add_files(db, member, stats);
+		add_read_counters(db, stats);
+		add_snapshots(db, stats);
+	}
+}

@@ -1,0 +1,447 @@
+/*
+ * aidb.h: the public interface of the AiDb storage engine.
+ *
+ * AiDb is a log-structured merge-tree whose whole shared state (memtables, block cache, version set,
+ * snapshots, statistics) lives in one arena of shared memory. Every process or thread that has attached to the
+ * arena reads and writes the store by direct function call. A program that wants an embedded store calls
+ * aidb_open(); a program that has its own shared memory and its own way of waiting (a database server, say)
+ * fills an aidb_host, formats an arena and attaches to it.
+ *
+ * Conventions
+ *   - A function that can fail returns an aidb_status; AIDB_OK is 0. Output arguments come last and are left
+ *     untouched on error. aidb_last_error() says what went wrong, where, and what to do.
+ *   - Keys and values are arbitrary bytes. Keys sort by memcmp, a prefix before its extensions.
+ *   - An argument that is passed in stays the caller's. What a function hands out is the caller's to release
+ *     with the function named beside it.
+ *   - All functions may be called from any thread, on one aidb_db at the same time, unless they say otherwise.
+ *     Iterators, batches and buffers belong to one thread at a time.
+ *   - No function calls longjmp, exit or a signal handler; none allocates shared memory after the arena is
+ *     formatted.
+ */
+#ifndef AIDB_H
+#define AIDB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define AIDB_PUBLIC __attribute__((visibility("default")))
+#define AIDB_PRINTF(format_index, first_argument) __attribute__((format(printf, format_index, first_argument)))
+#else
+#define AIDB_PUBLIC
+#define AIDB_PRINTF(format_index, first_argument)
+#endif
+
+/* ---- Limits -------------------------------------------------------------------------------------------- */
+
+#define AIDB_MAX_KEY_BYTES 1024u            /* a longer key is refused with AIDB_LIMIT */
+#define AIDB_MIN_MEMORY_BYTES (16ull << 20) /* the smallest arena */
+#define AIDB_MAX_MEMORY_BYTES (32ull << 30) /* what a 32-bit offset in units of 8 bytes reaches */
+
+/* ---- Status -------------------------------------------------------------------------------------------- */
+
+typedef enum aidb_status {
+	AIDB_OK = 0,
+	AIDB_NOT_FOUND,   /* no such key, file or store */
+	AIDB_INVALID,     /* an argument or option is wrong */
+	AIDB_LIMIT,       /* a key, value or batch is larger than the store accepts */
+	AIDB_IO,          /* the operating system reported an error; writes are off until the store is reopened */
+	AIDB_NO_SPACE,    /* the disk is full; reads go on, and writes resume once there is space */
+	AIDB_NO_MEMORY,   /* the process or the arena has no memory left for this call */
+	AIDB_CORRUPT,     /* bytes on disk are not what was written */
+	AIDB_UNSUPPORTED, /* the store was written by a newer version or with a feature this build lacks */
+	AIDB_IN_USE,      /* another process owns the store */
+	AIDB_EXISTS,      /* the store exists and was not to be */
+	AIDB_INTERRUPTED, /* the host asked a wait to end; nothing was changed, the call may be repeated */
+	AIDB_POISONED,    /* a member died inside the engine; reopen the store to recover */
+} aidb_status;
+
+/* A short English phrase for a status. The text is static. */
+AIDB_PUBLIC const char *aidb_status_text(aidb_status status);
+
+/*
+ * What the last failed call of this thread met: file, offset, reason, remedy. Valid until the next call that
+ * fails in this thread. Never NULL; empty when nothing has failed.
+ */
+AIDB_PUBLIC const char *aidb_last_error(void);
+
+/* ---- Bytes --------------------------------------------------------------------------------------------- */
+
+typedef struct aidb_slice {
+	const void *data;
+	size_t size;
+} aidb_slice;
+
+/* Bytes that grow; zero-initialise before first use, reuse as often as wanted, release with aidb_buffer_free. */
+typedef struct aidb_buffer {
+	char *data;
+	size_t size;
+	size_t capacity;
+} aidb_buffer;
+
+AIDB_PUBLIC void aidb_buffer_free(aidb_buffer *buffer);
+/* Replaces the contents by a copy; AIDB_NO_MEMORY leaves the buffer as it was. */
+AIDB_PUBLIC aidb_status aidb_buffer_set(aidb_buffer *buffer, aidb_slice contents);
+
+/* ---- Sequences, tags, visibility ----------------------------------------------------------------------- */
+
+/*
+ * Every commit gets one sequence number, strictly increasing in log order. A reader at sequence S sees, of each
+ * key, the newest version whose sequence is not above S. 56 bits.
+ */
+typedef uint64_t aidb_sequence;
+#define AIDB_SEQUENCE_LATEST ((aidb_sequence)1 << 56) /* "whatever is newest" */
+
+/*
+ * A version may carry a tag: the id of the transaction that wrote it together with something outside this store.
+ * While its fate is open, the reader decides for itself whether it sees the version.
+ */
+typedef uint64_t aidb_tag;
+
+/* Whether a version with this tag is visible to the reader. Must not fail and must not call the engine. */
+typedef bool (*aidb_tag_visible)(void *argument, aidb_tag tag);
+
+typedef enum aidb_tag_fate {
+	AIDB_TAG_OPEN,      /* undecided, not durable yet, or readers disagree: keep the version as it is */
+	AIDB_TAG_COMMITTED, /* durable, and every present and future reader sees it */
+	AIDB_TAG_ABORTED,   /* no reader will ever see it */
+} aidb_tag_fate;
+
+/* ---- Host: what the engine asks of its surroundings ------------------------------------------------------ */
+
+typedef enum aidb_log_level { AIDB_LOG_DEBUG, AIDB_LOG_INFO, AIDB_LOG_WARNING, AIDB_LOG_ERROR } aidb_log_level;
+
+/* Work that the engine wants done in the background, see aidb_work(). */
+typedef enum aidb_work_kind {
+	AIDB_WORK_FLUSH,   /* write full memtables to level 0 */
+	AIDB_WORK_COMPACT, /* merge files so that reads stay bounded */
+	AIDB_WORK_LOG,     /* write and sync what lazy commits left, prepare the next log segment */
+} aidb_work_kind;
+#define AIDB_WORK_KINDS 3
+
+/* Why a member waits; the host may show it. */
+typedef enum aidb_wait_reason {
+	AIDB_WAIT_LATCH,   /* a short critical section of another member */
+	AIDB_WAIT_SYNC,    /* the log to be written or synced by another member */
+	AIDB_WAIT_PUBLISH, /* earlier commits to become visible */
+	AIDB_WAIT_ROOM,    /* memory to be freed by a flush */
+	AIDB_WAIT_JOB,     /* a background job to finish */
+} aidb_wait_reason;
+
+enum {
+	AIDB_FILE_READ = 1,
+	AIDB_FILE_WRITE = 2,
+	AIDB_FILE_CREATE = 4,
+	AIDB_FILE_EXCLUSIVE = 8, /* with CREATE: fail with EEXIST when the file exists */
+};
+
+/*
+ * All functions get `context` first. Those that return int return 0 or an errno value. None may throw or longjmp.
+ * Files are small integers private to the process. Paths are as given to the engine, joined with '/'.
+ */
+typedef struct aidb_host {
+	void *context;
+
+	int (*file_open)(void *context, const char *path, int flags, int *file);
+	void (*file_close)(void *context, int file);
+	/* Reads up to `size` bytes at `offset`; *got is less only at the end of the file. */
+	int (*file_read)(void *context, int file, void *data, size_t size, uint64_t offset, size_t *got);
+	int (*file_write)(void *context, int file, const void *data, size_t size, uint64_t offset);
+	int (*file_sync)(void *context, int file); /* data and size are durable on return */
+	int (*file_allocate)(void *context, int file, uint64_t size);
+	int (*file_truncate)(void *context, int file, uint64_t size);
+	int (*file_size)(void *context, int file, uint64_t *size);
+	int (*file_rename)(void *context, const char *from, const char *to); /* replaces atomically */
+	int (*file_remove)(void *context, const char *path);
+	/* Exclusive ownership until closed or the process dies; EWOULDBLOCK when another process has it. */
+	int (*file_lock)(void *context, const char *path, int *file);
+	int (*directory_create)(void *context, const char *path); /* 0 also when it exists */
+	int (*directory_remove)(void *context, const char *path);
+	int (*directory_sync)(void *context, const char *path);
+	int (*directory_list)(void *context, const char *path, void (*each)(void *argument, const char *name),
+						  void *argument);
+
+	uint64_t (*clock_us)(void *context); /* monotonic */
+	uint64_t (*random)(void *context);
+
+	/* This thread's or process's number, below the arena's `members`; constant while it is attached. */
+	uint32_t (*member)(void *context);
+	/* False when the member has died inside the engine. */
+	bool (*member_alive)(void *context, uint32_t member);
+
+	/*
+	 * Sleeps until woken, while *word == expected, at the longest timeout_us; may return early at any time.
+	 * Returns EINTR when `reason` is one that may take long (ROOM, JOB) and the caller should give up its wait
+	 * because a cancel or shutdown was asked for; 0 otherwise. The word lies in the arena.
+	 */
+	int (*wait)(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason);
+	void (*wake)(void *context, uint32_t *word); /* wakes all */
+
+	void (*log)(void *context, aidb_log_level level, const char *text);
+
+	/* Asks for aidb_work(kind) to be called soon by a background member; optional, may do nothing. */
+	void (*background)(void *context, aidb_work_kind kind);
+
+	/* The fate of a tag, for flush and compaction. NULL: every tag stays open. */
+	aidb_tag_fate (*tag_fate)(void *context, aidb_tag tag);
+	/* The lowest sequence at which a snapshot may still be taken; NULL: the current one. */
+	aidb_sequence (*snapshot_floor)(void *context);
+	/* Called before log bytes are handed to the operating system: what they depend on must be durable on return.
+	 * NULL: nothing to do. */
+	int (*before_log_write)(void *context);
+	/* Called at named steps of the commit path and of recovery; for fault tests. NULL: nothing to do. */
+	void (*fault_point)(void *context, const char *name);
+} aidb_host;
+
+/* Fills in what Linux gives every process: files, directories, the clock, waiting by futex. All else is set to NULL. */
+AIDB_PUBLIC void aidb_host_init(aidb_host *host);
+
+/* ---- Options ------------------------------------------------------------------------------------------- */
+
+typedef enum aidb_compression { AIDB_COMPRESSION_NONE = 0, AIDB_COMPRESSION_SNAPPY = 1 } aidb_compression;
+
+/* How safe a commit is when the call returns. */
+typedef enum aidb_durability {
+	AIDB_SYNC,  /* on stable storage: survives power loss */
+	AIDB_WRITE, /* handed to the operating system: survives the death of every process */
+	AIDB_LAZY,  /* in shared memory: survives the death of this process where shared memory does, and is
+				   written within a fraction of a second */
+} aidb_durability;
+
+/* Zero means the default for every field; initialise with {0} or aidb_options_init. */
+typedef struct aidb_options {
+	uint64_t memory_bytes;       /* the arena, all of the engine's shared memory; default 256 MiB */
+	uint64_t write_buffer_bytes; /* one of the three memtables; default memory / 8 */
+	uint32_t members;            /* threads or processes at the same time; default 128 */
+	uint32_t log_segment_bytes;  /* a power of two; default 16 MiB, less for a small arena */
+	uint64_t file_bytes;         /* target size of an SSTable; default 32 MiB, less for a small arena */
+	uint32_t filter_bits;        /* bloom filter bits a key, 1 to 20; default 10 */
+	aidb_compression compression_default; /* ignored unless compression_set */
+	bool compression_set;                 /* default: snappy */
+	bool create_if_missing;               /* aidb_open, aidb_start: make a new store in an empty or absent directory */
+	bool error_if_exists;
+	bool no_background; /* aidb_open only: start no threads; the writers do the work themselves */
+} aidb_options;
+
+AIDB_PUBLIC void aidb_options_init(aidb_options *options);
+/* Fills in defaults and checks ranges; AIDB_INVALID with the reason in aidb_last_error(). */
+AIDB_PUBLIC aidb_status aidb_options_resolve(aidb_options *options);
+
+/* ---- Opening and closing ------------------------------------------------------------------------------- */
+
+typedef struct aidb_db aidb_db;
+
+/*
+ * Opens the store in directory `path` for this process: makes an arena (anonymous shared memory, inherited by
+ * fork), recovers, starts background threads. The owner of the directory is locked against other processes.
+ * After fork() a child may use the handle as another member; only the process that opened it may close it.
+ * Release with aidb_close, after all iterators are gone.
+ */
+AIDB_PUBLIC aidb_status aidb_open(const char *path, const aidb_options *options, aidb_db **db);
+
+/* Stops background threads, writes and syncs the log, and releases the handle. NULL is fine. */
+AIDB_PUBLIC void aidb_close(aidb_db *db);
+
+/* Removes a store's files; AIDB_IN_USE when a process has it open. Files that are not the store's are left. */
+AIDB_PUBLIC aidb_status aidb_destroy(const char *path);
+
+/* -- for hosts with their own shared memory -- */
+
+/* Prepares `bytes` of zeroed shared memory, aligned to 4096, as an arena; once, by one process. The effective options
+ * are kept in it. */
+AIDB_PUBLIC aidb_status aidb_arena_format(void *memory, size_t bytes, const aidb_options *options);
+
+/* Attaches this process to an arena, for the store in directory `path`. The memory and *host must outlive the
+ * handle. Release with aidb_detach. */
+AIDB_PUBLIC aidb_status aidb_attach(void *memory, const aidb_host *host, const char *path, aidb_db **db);
+AIDB_PUBLIC void aidb_detach(aidb_db *db);
+
+/* Recovers the store if nobody has yet, or waits for who is at it; cheap once started. A failed start may be tried
+ * again. Call it with interrupts held. */
+AIDB_PUBLIC aidb_status aidb_start(aidb_db *db);
+AIDB_PUBLIC bool aidb_is_started(const aidb_db *db);
+
+/* Last act of the last member: writes and syncs the log. Writes after it are refused. */
+AIDB_PUBLIC aidb_status aidb_stop(aidb_db *db);
+
+/* Frees what this member holds in the arena (snapshots). Call when a thread or process ends; aidb_open's threads
+ * do it by themselves. */
+AIDB_PUBLIC void aidb_member_leave(aidb_db *db);
+
+/* ---- Reading ------------------------------------------------------------------------------------------- */
+
+/* A registered sequence: what it can see is kept. A value; copy it freely, release it once. */
+typedef struct aidb_snapshot {
+	aidb_sequence sequence;
+	uint32_t slot;
+} aidb_snapshot;
+
+/* The current moment. AIDB_LIMIT when too many are held. */
+AIDB_PUBLIC aidb_status aidb_snapshot_acquire(aidb_db *db, aidb_snapshot *snapshot);
+/* Moves a snapshot back to `sequence`, which must not be below the host's snapshot_floor at any time since the
+ * snapshot was acquired. */
+AIDB_PUBLIC void aidb_snapshot_lower(aidb_db *db, aidb_snapshot *snapshot, aidb_sequence sequence);
+AIDB_PUBLIC void aidb_snapshot_release(aidb_db *db, const aidb_snapshot *snapshot);
+/* The newest visible sequence. One atomic load. */
+AIDB_PUBLIC aidb_sequence aidb_current_sequence(const aidb_db *db);
+
+typedef struct aidb_read_options {
+	aidb_sequence sequence;       /* read as of; 0: latest. Unless latest, a snapshot must hold it. */
+	aidb_tag_visible tag_visible; /* NULL: tagged versions are not seen */
+	void *tag_argument;
+	aidb_slice lower;    /* iterators: first key, inclusive; data NULL: none. Must outlive the iterator. */
+	aidb_slice upper;    /* iterators: first key beyond, exclusive; data NULL: none. Must outlive the iterator. */
+	bool skip_cache_fill; /* do not keep what was read from disk in the cache */
+} aidb_read_options;
+
+/*
+ * Reads the value of `key` into *value and the sequence of its version into *version (either may be NULL).
+ * AIDB_NOT_FOUND when the key is absent or deleted. `options` may be NULL.
+ */
+AIDB_PUBLIC aidb_status aidb_get(aidb_db *db, const aidb_read_options *options, aidb_slice key, aidb_buffer *value,
+								 aidb_sequence *version);
+
+/*
+ * An iterator over visible keys in order. Holds no latch, no memory of the arena and no file between calls, so an
+ * idle one stops nothing. With options->sequence 0 it registers a snapshot of its own. Starts invalid: seek first.
+ */
+typedef struct aidb_iterator aidb_iterator;
+AIDB_PUBLIC aidb_status aidb_iterator_create(aidb_db *db, const aidb_read_options *options, aidb_iterator **iterator);
+AIDB_PUBLIC void aidb_iterator_destroy(aidb_iterator *iterator); /* NULL is fine */
+AIDB_PUBLIC void aidb_iterator_seek(aidb_iterator *iterator, aidb_slice key);          /* first key >= key */
+AIDB_PUBLIC void aidb_iterator_seek_for_prev(aidb_iterator *iterator, aidb_slice key); /* last key <= key */
+AIDB_PUBLIC void aidb_iterator_seek_first(aidb_iterator *iterator);
+AIDB_PUBLIC void aidb_iterator_seek_last(aidb_iterator *iterator);
+AIDB_PUBLIC void aidb_iterator_next(aidb_iterator *iterator);
+AIDB_PUBLIC void aidb_iterator_prev(aidb_iterator *iterator);
+/* False at either end and after an error: then aidb_iterator_status says which. */
+AIDB_PUBLIC bool aidb_iterator_valid(const aidb_iterator *iterator);
+AIDB_PUBLIC aidb_status aidb_iterator_status(const aidb_iterator *iterator);
+/* Valid until the next call on the iterator. */
+AIDB_PUBLIC aidb_slice aidb_iterator_key(const aidb_iterator *iterator);
+AIDB_PUBLIC aidb_slice aidb_iterator_value(const aidb_iterator *iterator);
+AIDB_PUBLIC aidb_sequence aidb_iterator_version(const aidb_iterator *iterator);
+
+/* ---- Writing ------------------------------------------------------------------------------------------- */
+
+/* Operations that become visible together. Of two on one key, the later stands. */
+typedef struct aidb_batch aidb_batch;
+AIDB_PUBLIC aidb_batch *aidb_batch_create(void); /* NULL: out of memory */
+AIDB_PUBLIC void aidb_batch_destroy(aidb_batch *batch);
+AIDB_PUBLIC void aidb_batch_clear(aidb_batch *batch);
+AIDB_PUBLIC aidb_status aidb_batch_put(aidb_batch *batch, aidb_slice key, aidb_slice value);
+AIDB_PUBLIC aidb_status aidb_batch_delete(aidb_batch *batch, aidb_slice key);
+AIDB_PUBLIC uint32_t aidb_batch_count(const aidb_batch *batch);
+/* Memory that the batch takes once written: keys, values, and AIDB_BATCH_OPERATION_BYTES an operation. */
+#define AIDB_BATCH_OPERATION_BYTES 48u
+AIDB_PUBLIC size_t aidb_batch_bytes(const aidb_batch *batch);
+
+/* The state of the transaction that a batch belongs to, as the log records it. */
+typedef enum aidb_batch_state {
+	AIDB_BATCH_PLAIN = 0,    /* commits by itself */
+	AIDB_BATCH_PREPARED = 1, /* its versions carry the tag; someone else decides */
+	AIDB_BATCH_COMMIT = 2,   /* no operations: the tag's owner committed */
+	AIDB_BATCH_ABORT = 3,    /* no operations: the tag's owner aborted */
+} aidb_batch_state;
+
+typedef struct aidb_write_options {
+	aidb_durability durability;
+	aidb_batch_state state;
+	aidb_tag tag; /* unless plain */
+} aidb_write_options;
+
+/* The largest batch that aidb_write accepts, in aidb_batch_bytes. */
+AIDB_PUBLIC size_t aidb_max_batch_bytes(const aidb_db *db);
+
+/*
+ * Commits the batch. Errors before the commit point (AIDB_LIMIT, AIDB_NO_SPACE, AIDB_INTERRUPTED, AIDB_NO_MEMORY)
+ * leave the store as it was; AIDB_IO means that the outcome is unknown until the store is reopened. `options`
+ * NULL: plain and synced. *sequence (may be NULL) gets the commit's number.
+ */
+AIDB_PUBLIC aidb_status aidb_write(aidb_db *db, const aidb_write_options *options, aidb_batch *batch,
+								   aidb_sequence *sequence);
+AIDB_PUBLIC aidb_status aidb_put(aidb_db *db, const aidb_write_options *options, aidb_slice key, aidb_slice value);
+AIDB_PUBLIC aidb_status aidb_delete(aidb_db *db, const aidb_write_options *options, aidb_slice key);
+
+/*
+ * The same in two steps, for a caller whose own commit protocol has a point after which nothing may fail.
+ * aidb_write_reserve does everything that can fail, taking space in a memtable and in the log;
+ * aidb_write_commit then fails only with AIDB_IO. Between the two the caller holds its own locks on the batch's
+ * keys (taken before the reservation, released after the commit), so that no other commit touches them. The
+ * batch stays unchanged until commit or cancel. A reservation is short: it holds up the flush of its memtable.
+ */
+typedef struct aidb_reservation {
+	aidb_batch *batch;
+	uint64_t memtable_bytes;
+	uint64_t log_bytes;
+	uint64_t seed;
+	uint32_t memory;   /* offset of the reserved memtable memory */
+	uint32_t memtable; /* which memtable */
+} aidb_reservation;
+AIDB_PUBLIC aidb_status aidb_write_reserve(aidb_db *db, aidb_batch *batch, aidb_reservation *reservation);
+AIDB_PUBLIC aidb_status aidb_write_commit(aidb_db *db, const aidb_write_options *options,
+										  aidb_reservation *reservation, aidb_sequence *sequence);
+AIDB_PUBLIC void aidb_write_cancel(aidb_db *db, aidb_reservation *reservation);
+
+/* Writes and syncs the log up to everything committed before the call. */
+AIDB_PUBLIC aidb_status aidb_sync(aidb_db *db);
+
+/* ---- Maintenance --------------------------------------------------------------------------------------- */
+
+/* Writes all memtables to SSTables and waits for it. */
+AIDB_PUBLIC aidb_status aidb_flush(aidb_db *db);
+
+/* Does one unit of background work if there is some and nobody is at it; *did says whether. */
+AIDB_PUBLIC aidb_status aidb_work(aidb_db *db, aidb_work_kind kind, bool *did);
+
+#define AIDB_LEVELS 7
+
+/* Counters since the arena was formatted, and present sizes. */
+typedef struct aidb_stats {
+	uint64_t commits;
+	uint64_t log_writes;
+	uint64_t log_syncs;
+	uint64_t log_bytes;
+	uint64_t flushes;
+	uint64_t flush_bytes;
+	uint64_t compactions; /* merges; trivial moves count as moves */
+	uint64_t moves;
+	uint64_t compaction_read_bytes;
+	uint64_t compaction_write_bytes;
+	uint64_t cache_hits;
+	uint64_t cache_misses;
+	uint64_t filter_checks;
+	uint64_t filter_skips; /* reads of a file that the filter saved */
+	uint64_t gets;
+	uint64_t seeks;
+	uint64_t stalls;
+	uint64_t stall_us;
+	uint64_t memory_bytes;   /* the arena */
+	uint64_t memtable_bytes; /* used in all memtables */
+	uint64_t cache_bytes;    /* the block cache's size */
+	uint64_t entries;        /* versions in SSTables and memtables: an upper bound on keys */
+	uint64_t level_files[AIDB_LEVELS];
+	uint64_t level_bytes[AIDB_LEVELS];
+	uint64_t log_live_bytes; /* log that recovery would replay */
+	uint64_t snapshots;      /* registered now */
+	aidb_sequence sequence;  /* newest visible */
+	aidb_sequence oldest_snapshot;
+	bool writes_off; /* an I/O error turned writes off */
+} aidb_stats;
+
+AIDB_PUBLIC void aidb_stats_get(aidb_db *db, aidb_stats *stats);
+
+/* Versions and stored bytes in [lower, upper), estimated from the SSTables and memtables; for planners. */
+AIDB_PUBLIC aidb_status aidb_estimate(aidb_db *db, aidb_slice lower, aidb_slice upper, uint64_t *entries,
+									  uint64_t *bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

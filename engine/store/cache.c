@@ -1,0 +1,251 @@
+#include "store/cache.h"
+
+/*
+ * The word of a frame:
+ *
+ *   bit  31      VALID: holds a block, and may be looked up
+ *   bit  30      LOADING: a member is filling it; nobody else touches the word
+ *   bits 24, 25  usage, what CLOCK counts down
+ *   bits 0 to 15 pins
+ *
+ *   free --reserve--> LOADING, one pin --publish--> VALID, one pin --release, lookup--> VALID, any pins
+ *     ^                  |                                                                 |
+ *     +-----abandon------+  <-----------------reserve, without pins and usage---------------+
+ *
+ * Only the member that has a frame LOADING writes its id, size and contents. A lookup that succeeds in adding a pin to
+ * a VALID word has stopped the frame from changing, and has acquired what its loader released; comparing the id once
+ * more then is final. A pin on the wrong block, taken when the frame was replaced in between, is given back and had no
+ * effect but to protect that block for an instant.
+ */
+#define VALID (1u << 31)
+#define LOADING (1u << 30)
+#define USAGE_ONE (1u << 24)
+#define USAGE_MASK (3u << 24)
+#define PIN_MASK 0xffffu
+#define MAX_USAGE 3u
+#define SWEEP_STEPS ((MAX_USAGE + 1) * LSM_CACHE_WAYS) /* brings any frame without pins from full usage to replaced */
+
+#define NO_WAY LSM_CACHE_WAYS
+
+#define FRAME_UNITS (LSM_BLOCK_BYTES / LSM_REF_UNIT)
+
+_Static_assert(sizeof(lsm_cache_set) == 256, "a set is four cache lines");
+_Static_assert((LSM_CACHE_WAYS & (LSM_CACHE_WAYS - 1)) == 0, "the hand wraps by a mask");
+_Static_assert(LSM_BLOCK_BYTES <= UINT16_MAX, "sizes fit 16 bits");
+
+/* ---- Places -------------------------------------------------------------------------------------------- */
+
+static lsm_cache_set *sets_of(const lsm_arena *arena, const lsm_cache *cache) {
+	return lsm_at(arena, cache->sets);
+}
+
+/* The finaliser of splitmix64, scaled to the number of sets. */
+static uint32_t set_number(const lsm_cache *cache, uint64_t id) {
+	id = (id ^ id >> 30) * 0xbf58476d1ce4e5b9ull;
+	id = (id ^ id >> 27) * 0x94d049bb133111ebull;
+	id ^= id >> 31;
+	return (uint32_t)((id >> 32) * cache->set_count >> 32);
+}
+
+static lsm_pin pin_of(const lsm_arena *arena, const lsm_cache *cache, uint32_t frame, uint32_t size) {
+	return (lsm_pin){.data = lsm_at(arena, cache->frames + frame * FRAME_UNITS), .size = size, .frame = frame};
+}
+
+static lsm_cache_set *set_of(const lsm_arena *arena, const lsm_cache *cache, const lsm_pin *pin) {
+	assert(pin->frame / LSM_CACHE_WAYS < cache->set_count);
+	return sets_of(arena, cache) + pin->frame / LSM_CACHE_WAYS;
+}
+
+static _Atomic uint32_t *word_of(const lsm_arena *arena, const lsm_cache *cache, const lsm_pin *pin) {
+	return &set_of(arena, cache, pin)->words[pin->frame % LSM_CACHE_WAYS];
+}
+
+static uint64_t sets_bytes(uint32_t set_count) {
+	return lsm_round_up((uint64_t)set_count * sizeof(lsm_cache_set), LSM_BLOCK_BYTES);
+}
+
+uint64_t lsm_cache_bytes(uint32_t set_count) {
+	return sets_bytes(set_count) + (uint64_t)set_count * LSM_CACHE_WAYS * LSM_BLOCK_BYTES;
+}
+
+void lsm_cache_init(const lsm_arena *arena, lsm_cache *cache, lsm_ref begin, uint32_t set_count) {
+	assert(begin % FRAME_UNITS == 0 && set_count > 0);
+	cache->sets = begin;
+	cache->frames = begin + (lsm_ref)(sets_bytes(set_count) / LSM_REF_UNIT);
+	cache->set_count = set_count;
+	memset(sets_of(arena, cache), 0, (size_t)set_count * sizeof(lsm_cache_set));
+}
+
+/* ---- Lookup -------------------------------------------------------------------------------------------- */
+
+static void unpin(_Atomic uint32_t *word) {
+	uint32_t before = atomic_fetch_sub_explicit(word, 1, memory_order_release);
+
+	assert((before & PIN_MASK) != 0);
+	(void)before;
+}
+
+/* Adds a pin, and to the usage, as long as the frame is valid. */
+static bool pin_valid(_Atomic uint32_t *word) {
+	uint32_t seen = atomic_load_explicit(word, memory_order_relaxed);
+
+	while ((seen & VALID) != 0) {
+		uint32_t wanted = seen + 1 + ((seen & USAGE_MASK) != USAGE_MASK ? USAGE_ONE : 0);
+
+		assert((seen & PIN_MASK) != PIN_MASK);
+		if (atomic_compare_exchange_weak_explicit(word, &seen, wanted, memory_order_acquire, memory_order_relaxed)) {
+			return true;
+		}
+	}
+	return false;
+}
+
+bool lsm_cache_lookup(const lsm_arena *arena, const lsm_cache *cache, uint64_t id, lsm_pin *pin) {
+	uint32_t number = set_number(cache, id);
+	lsm_cache_set *set = sets_of(arena, cache) + number;
+
+	for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
+		if (atomic_load_explicit(&set->ids[way], memory_order_relaxed) != id || !pin_valid(&set->words[way])) {
+			continue;
+		}
+		if (atomic_load_explicit(&set->ids[way], memory_order_relaxed) == id) {
+			*pin = pin_of(arena, cache, number * LSM_CACHE_WAYS + way, set->sizes[way]);
+			return true;
+		}
+		unpin(&set->words[way]);
+	}
+	return false;
+}
+
+/* ---- Loading ------------------------------------------------------------------------------------------- */
+
+/* Whether a frame other than `but` holds the block or is to hold it. */
+static bool is_present(const lsm_cache_set *set, uint64_t id, unsigned but) {
+	for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
+		if (way != but && atomic_load(&set->ids[way]) == id &&
+			(atomic_load_explicit(&set->words[way], memory_order_relaxed) & (VALID | LOADING)) != 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Takes the frame if its word is still `seen`. Acquires what the last readers of the old contents released, so that
+ * they are done before the new contents are written. */
+static bool take(_Atomic uint32_t *word, uint32_t seen, uint32_t taken) {
+	return atomic_compare_exchange_strong_explicit(word, &seen, taken, memory_order_acquire, memory_order_relaxed);
+}
+
+static unsigned take_free(lsm_cache_set *set, uint32_t taken) {
+	for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
+		if (atomic_load_explicit(&set->words[way], memory_order_relaxed) == 0 && take(&set->words[way], 0, taken)) {
+			return way;
+		}
+	}
+	return NO_WAY;
+}
+
+/* CLOCK: passes over frames in use, counts down the usage of the others, and takes the first that has none left. The
+ * hand is a hint; members that move it at the same time lose nothing but fairness. */
+static unsigned take_unused(lsm_cache_set *set, uint32_t taken) {
+	uint32_t hand = atomic_load_explicit(&set->hand, memory_order_relaxed);
+	unsigned taken_way = NO_WAY;
+
+	for (unsigned step = 0; step < SWEEP_STEPS && taken_way == NO_WAY; step++) {
+		unsigned way = hand++ & (LSM_CACHE_WAYS - 1);
+		uint32_t seen = atomic_load_explicit(&set->words[way], memory_order_relaxed);
+
+		if ((seen & (LOADING | PIN_MASK)) != 0) {
+			continue;
+		}
+		if ((seen & USAGE_MASK) != 0) {
+			(void)atomic_compare_exchange_strong_explicit(&set->words[way], &seen, seen - USAGE_ONE,
+														  memory_order_relaxed, memory_order_relaxed);
+		} else if (take(&set->words[way], seen, taken)) {
+			taken_way = way;
+		}
+	}
+	atomic_store_explicit(&set->hand, hand, memory_order_relaxed);
+	return taken_way;
+}
+
+static uint32_t usage_of(lsm_cache_priority priority) {
+	switch (priority) {
+	case LSM_CACHE_LOW:
+		return 0;
+	case LSM_CACHE_NORMAL:
+		return USAGE_ONE;
+	case LSM_CACHE_HIGH:
+		break;
+	}
+	return MAX_USAGE * USAGE_ONE;
+}
+
+static void give_back(lsm_cache_set *set, unsigned way) {
+	atomic_store_explicit(&set->ids[way], 0, memory_order_relaxed);
+	atomic_store_explicit(&set->words[way], 0, memory_order_release);
+}
+
+/*
+ * Two members may want the same block at once. Each takes a frame, writes the id into it and only then looks whether
+ * the id stands in another frame too; both steps are sequentially consistent, so at least one of the two sees the
+ * other and gives up. Both may, and then each reads the block into memory of its own, once. A block is therefore never
+ * in two frames that can be looked up.
+ */
+bool lsm_cache_reserve(const lsm_arena *arena, const lsm_cache *cache, uint64_t id, lsm_cache_priority priority,
+					   lsm_pin *pin) {
+	uint32_t number = set_number(cache, id);
+	lsm_cache_set *set = sets_of(arena, cache) + number;
+	uint32_t taken = LOADING | usage_of(priority) | 1;
+	unsigned way;
+
+	assert(id != 0);
+	if (is_present(set, id, NO_WAY)) {
+		return false;
+	}
+	way = take_free(set, taken);
+	if (way == NO_WAY) {
+		way = take_unused(set, taken);
+	}
+	if (way == NO_WAY) {
+		return false;
+	}
+	atomic_store(&set->ids[way], id);
+	if (is_present(set, id, way)) {
+		give_back(set, way);
+		return false;
+	}
+	*pin = pin_of(arena, cache, number * LSM_CACHE_WAYS + way, 0);
+	return true;
+}
+
+void lsm_cache_publish(const lsm_arena *arena, const lsm_cache *cache, const lsm_pin *pin) {
+	lsm_cache_set *set = set_of(arena, cache, pin);
+	unsigned way = pin->frame % LSM_CACHE_WAYS;
+	uint32_t word = atomic_load_explicit(&set->words[way], memory_order_relaxed);
+
+	assert((word & LOADING) != 0 && pin->size <= LSM_BLOCK_BYTES);
+	set->sizes[way] = (uint16_t)pin->size;
+	atomic_store_explicit(&set->words[way], (word & ~LOADING) | VALID, memory_order_release);
+}
+
+void lsm_cache_abandon(const lsm_arena *arena, const lsm_cache *cache, const lsm_pin *pin) {
+	assert((atomic_load_explicit(word_of(arena, cache, pin), memory_order_relaxed) & LOADING) != 0);
+	give_back(set_of(arena, cache, pin), pin->frame % LSM_CACHE_WAYS);
+}
+
+void lsm_cache_release(const lsm_arena *arena, const lsm_cache *cache, const lsm_pin *pin) {
+	unpin(word_of(arena, cache, pin));
+}
+
+uint32_t lsm_cache_pinned(const lsm_arena *arena, const lsm_cache *cache) {
+	const lsm_cache_set *sets = sets_of(arena, cache);
+	uint32_t pinned = 0;
+
+	for (uint32_t number = 0; number < cache->set_count; number++) {
+		for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
+			pinned += (atomic_load_explicit(&sets[number].words[way], memory_order_relaxed) & PIN_MASK) != 0;
+		}
+	}
+	return pinned;
+}

@@ -1,0 +1,49 @@
+/*
+ * lookup.h: the search for one key at one moment, carried from source to source, newest first, until one decides.
+ */
+#ifndef LSM_LOOKUP_H
+#define LSM_LOOKUP_H
+
+#include "format/key.h"
+
+/* Who sees what; part of a lookup and of an iterator. */
+typedef struct lsm_view {
+	aidb_sequence sequence;
+	aidb_tag_visible tag_visible; /* NULL: tagged versions are not seen */
+	void *tag_argument;
+} lsm_view;
+
+static inline bool lsm_view_sees(const lsm_view *view, const lsm_entry *entry) {
+	if (lsm_sequence_of(entry->trailer) > view->sequence) {
+		return false;
+	}
+	return !lsm_is_tagged(entry->trailer) ||
+		   (view->tag_visible != NULL && view->tag_visible(view->tag_argument, lsm_tag_of(entry)));
+}
+
+typedef struct lsm_lookup {
+	lsm_view view;
+	aidb_slice key;
+	uint64_t hash;		/* lsm_filter_hash of the key */
+	aidb_buffer *value; /* gets the value; may be NULL */
+
+	bool decided; /* a visible version was found; the next two say which */
+	bool deleted;
+	aidb_sequence version;
+} lsm_lookup;
+
+/* Offers a version of the key, each source's from the newest on. The value is copied. */
+static inline aidb_status lsm_lookup_offer(lsm_lookup *lookup, const lsm_entry *entry) {
+	if (!lsm_view_sees(&lookup->view, entry)) {
+		return AIDB_OK;
+	}
+	lookup->decided = true;
+	lookup->deleted = lsm_is_delete(entry->trailer);
+	lookup->version = lsm_sequence_of(entry->trailer);
+	if (lookup->deleted || lookup->value == NULL) {
+		return AIDB_OK;
+	}
+	return aidb_buffer_set(lookup->value, lsm_user_value(entry));
+}
+
+#endif

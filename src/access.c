@@ -1,0 +1,343 @@
+#include "access.h"
+
+#include "access/xact.h"
+#include "host.h"
+#include "miscadmin.h"
+#include "transaction.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "view.h"
+
+void (*aipg_report_duplicate)(Oid relation, aidb_slice key) = NULL;
+
+/* ---- Buffers ------------------------------------------------------------------------------------------- */
+
+typedef struct owned_buffer {
+	aidb_buffer buffer;
+	MemoryContextCallback callback;
+} owned_buffer;
+
+static void free_buffer(void *buffer) {
+	aidb_buffer_free(buffer);
+}
+
+aidb_buffer *aipg_buffer_create(void) {
+	owned_buffer *owned = palloc0(sizeof(*owned));
+
+	owned->callback = (MemoryContextCallback){.func = free_buffer, .arg = &owned->buffer};
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &owned->callback);
+	return &owned->buffer;
+}
+
+static void set_buffer(aidb_buffer *buffer, const aipg_write *write) {
+	if (buffer != NULL && aidb_buffer_set(buffer, (aidb_slice){write->value, write->value_bytes}) != AIDB_OK) {
+		aipg_raise(AIDB_NO_MEMORY, "could not read from the AiDb store");
+	}
+}
+
+/* ---- Point reads --------------------------------------------------------------------------------------- */
+
+static aidb_read_options read_options(const aipg_view *view) {
+	return (aidb_read_options){
+		.sequence = view->sequence, .tag_visible = aipg_tag_visible, .tag_argument = view->snapshot};
+}
+
+static const aipg_write *own_write(const aipg_view *view, aidb_slice key) {
+	aipg_write_set *writes = aipg_transaction_writes();
+	aipg_written_key *written = writes == NULL ? NULL : aipg_write_set_find(writes, key);
+
+	return written == NULL ? NULL : aipg_write_visible(written, view->command);
+}
+
+bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
+	const aipg_write *own = own_write(view, key);
+	aidb_read_options options = read_options(view);
+	aidb_status rc;
+
+	if (own != NULL) {
+		if (!own->is_delete) {
+			set_buffer(value, own);
+		}
+		return !own->is_delete;
+	}
+	rc = aidb_get(aipg_store(), &options, key, value, NULL);
+	aipg_raise_deferred();
+	if (rc != AIDB_OK && rc != AIDB_NOT_FOUND) {
+		aipg_raise(rc, "could not read from the AiDb store");
+	}
+	return rc == AIDB_OK;
+}
+
+bool aipg_get_latest(aidb_slice key, aidb_buffer *value) {
+	aipg_write_set *writes = aipg_transaction_writes();
+	aipg_written_key *written = writes == NULL ? NULL : aipg_write_set_find(writes, key);
+
+	if (written != NULL) {
+		if (!written->newest->is_delete) {
+			set_buffer(value, written->newest);
+		}
+		return !written->newest->is_delete;
+	}
+	return aipg_newest_committed(key, value).found;
+}
+
+/* ---- Cursors ------------------------------------------------------------------------------------------- */
+
+/*
+ * Two sorted runs, merged: the store's rows and the transaction's own writes. Writes of the view's command and later ones
+ * are not seen, so that nothing the cursor has to see is added while it is open.
+ */
+struct aipg_cursor {
+	aipg_view view;
+	aidb_slice lower;
+	aidb_slice upper;
+	bool backwards;
+	bool started;
+	aidb_iterator *stored;
+	bool stored_used; /* the iterator stands on a row that has been handed out or passed over */
+	aipg_write_set *writes;
+	aipg_written_key *own;	 /* the next own key */
+	const aipg_write *write; /* and what is visible of it */
+	MemoryContextCallback callback;
+};
+
+static void free_cursor(void *argument) {
+	aipg_cursor *cursor = argument;
+
+	aidb_iterator_destroy(cursor->stored);
+	cursor->stored = NULL;
+}
+
+static aidb_slice copy_slice(aidb_slice slice) {
+	char *copy;
+
+	if (slice.data == NULL) {
+		return slice;
+	}
+	copy = palloc(slice.size + 1);
+	memcpy(copy, slice.data, slice.size);
+	return (aidb_slice){copy, slice.size};
+}
+
+aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, aidb_slice upper, bool backwards) {
+	aipg_cursor *cursor = palloc0(sizeof(*cursor));
+	aidb_db *db = aipg_store();
+	aidb_read_options options;
+	aidb_status rc;
+
+	cursor->view = *view;
+	cursor->lower = copy_slice(lower);
+	cursor->upper = copy_slice(upper);
+	cursor->backwards = backwards;
+	cursor->writes = aipg_transaction_writes();
+	options = read_options(view);
+	options.lower = cursor->lower;
+	options.upper = cursor->upper;
+	rc = aidb_iterator_create(db, &options, &cursor->stored);
+	if (rc != AIDB_OK) {
+		aipg_raise(rc, "could not scan the AiDb store");
+	}
+	cursor->callback = (MemoryContextCallback){.func = free_cursor, .arg = cursor};
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &cursor->callback);
+	return cursor;
+}
+
+void aipg_cursor_close(aipg_cursor *cursor) {
+	free_cursor(cursor);
+}
+
+static int compare_slices(aidb_slice a, aidb_slice b) {
+	int order = memcmp(a.data, b.data, Min(a.size, b.size));
+
+	return order != 0 ? order : (a.size > b.size) - (a.size < b.size);
+}
+
+/* Moves on to an own key that is visible and within the bounds, `own` being the first candidate. */
+static void settle_own(aipg_cursor *cursor, aipg_written_key *own) {
+	cursor->write = NULL;
+	for (cursor->own = own; cursor->own != NULL; cursor->own = own) {
+		aidb_slice key = aipg_written_key_slice(own);
+
+		if (cursor->backwards ? cursor->lower.data != NULL && compare_slices(key, cursor->lower) < 0
+							  : cursor->upper.data != NULL && compare_slices(key, cursor->upper) >= 0) {
+			cursor->own = NULL;
+			return;
+		}
+		cursor->write = aipg_write_visible(own, cursor->view.command);
+		if (cursor->write != NULL) {
+			return;
+		}
+		own = cursor->backwards ? aipg_write_set_seek_below(cursor->writes, key) : aipg_write_set_next(own);
+	}
+}
+
+static void next_own(aipg_cursor *cursor) {
+	settle_own(cursor, cursor->backwards
+						   ? aipg_write_set_seek_below(cursor->writes, aipg_written_key_slice(cursor->own))
+						   : aipg_write_set_next(cursor->own));
+}
+
+static void start(aipg_cursor *cursor) {
+	cursor->started = true;
+	if (cursor->backwards) {
+		aidb_iterator_seek_last(cursor->stored);
+	} else {
+		aidb_iterator_seek_first(cursor->stored);
+	}
+	if (cursor->writes != NULL) {
+		settle_own(cursor, cursor->backwards ? aipg_write_set_seek_below(cursor->writes, cursor->upper)
+											 : aipg_write_set_seek(cursor->writes, cursor->lower));
+	}
+}
+
+static void check_stored(aipg_cursor *cursor) {
+	aipg_raise_deferred();
+	if (!aidb_iterator_valid(cursor->stored) && aidb_iterator_status(cursor->stored) != AIDB_OK) {
+		aipg_raise(aidb_iterator_status(cursor->stored), "could not scan the AiDb store");
+	}
+}
+
+static void advance_stored(aipg_cursor *cursor) {
+	if (cursor->stored_used && aidb_iterator_valid(cursor->stored)) {
+		if (cursor->backwards) {
+			aidb_iterator_prev(cursor->stored);
+		} else {
+			aidb_iterator_next(cursor->stored);
+		}
+	}
+	cursor->stored_used = false;
+	check_stored(cursor);
+}
+
+/* Negative: the stored row comes first; positive: the own one; 0: both are there, for one key. */
+static int which_first(const aipg_cursor *cursor) {
+	int order;
+
+	if (cursor->own == NULL) {
+		return -1;
+	}
+	if (!aidb_iterator_valid(cursor->stored)) {
+		return 1;
+	}
+	order = compare_slices(aidb_iterator_key(cursor->stored), aipg_written_key_slice(cursor->own));
+	return cursor->backwards ? -order : order;
+}
+
+bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value) {
+	if (!cursor->started) {
+		start(cursor);
+	}
+	for (;;) {
+		int first;
+		const aipg_write *write;
+
+		advance_stored(cursor);
+		if (cursor->own == NULL && !aidb_iterator_valid(cursor->stored)) {
+			return false;
+		}
+		first = which_first(cursor);
+		if (first <= 0) {
+			cursor->stored_used = true;
+		}
+		if (first < 0) {
+			*key = aidb_iterator_key(cursor->stored);
+			*value = aidb_iterator_value(cursor->stored);
+			return true;
+		}
+		write = cursor->write;
+		*key = aipg_written_key_slice(cursor->own);
+		next_own(cursor);
+		if (!write->is_delete) {
+			*value = (aidb_slice){write->value, write->value_bytes};
+			return true;
+		}
+	}
+}
+
+/* ---- Writes -------------------------------------------------------------------------------------------- */
+
+/* Notes what the first write to a key builds on. */
+static void begin_key(aipg_written_key *written, Oid relation, aidb_sequence expected, aidb_sequence as_of, bool inserted,
+					  bool blind) {
+	written->relation = relation;
+	written->expected = expected;
+	written->as_of = as_of;
+	written->inserted = inserted;
+	written->blind = blind;
+}
+
+aipg_outcome aipg_insert(Oid relation, aidb_slice key, aidb_slice value) {
+	aipg_write_set *writes = aipg_transaction_begin_write();
+	aipg_written_key *written = aipg_write_set_find(writes, key);
+	CommandId command = GetCurrentCommandId(true);
+
+	if (written != NULL) {
+		if (!written->newest->is_delete) {
+			return AIPG_DUPLICATE;
+		}
+	} else {
+		aidb_sequence as_of = aidb_current_sequence(aipg_store());
+
+		if (aipg_newest_committed(key, NULL).found) {
+			return AIPG_DUPLICATE;
+		}
+		written = aipg_write_set_key(writes, key);
+		begin_key(written, relation, 0, as_of, true, false);
+	}
+	aipg_write_set_add(writes, written, command, false, value);
+	return AIPG_DONE;
+}
+
+static bool is_newer_than(const aipg_newest *newest, const aipg_view *view) {
+	return !newest->found || newest->version > view->sequence ||
+		   (newest->tag != 0 && !aipg_tag_visible(view->snapshot, newest->tag));
+}
+
+static aipg_outcome change(const aipg_view *view, Oid relation, aidb_slice key, bool is_delete, aidb_slice value) {
+	aipg_write_set *writes = aipg_transaction_begin_write();
+	aipg_written_key *written = aipg_write_set_find(writes, key);
+	CommandId command = GetCurrentCommandId(true);
+
+	if (written != NULL) {
+		if (written->newest->command >= view->command || written->newest->is_delete) {
+			return AIPG_SELF_MODIFIED;
+		}
+	} else {
+		aidb_sequence as_of = aidb_current_sequence(aipg_store());
+		aipg_newest newest = aipg_newest_committed(key, NULL);
+
+		if (is_newer_than(&newest, view)) {
+			return AIPG_CONFLICT;
+		}
+		written = aipg_write_set_key(writes, key);
+		begin_key(written, relation, newest.version, as_of, false, false);
+	}
+	aipg_write_set_add(writes, written, command, is_delete, value);
+	return AIPG_DONE;
+}
+
+aipg_outcome aipg_update(const aipg_view *view, Oid relation, aidb_slice key, aidb_slice value) {
+	return change(view, relation, key, false, value);
+}
+
+aipg_outcome aipg_delete(const aipg_view *view, Oid relation, aidb_slice key) {
+	return change(view, relation, key, true, (aidb_slice){NULL, 0});
+}
+
+static void write_blind(Oid relation, aidb_slice key, bool is_delete, aidb_slice value) {
+	aipg_write_set *writes = aipg_transaction_begin_write();
+	aipg_written_key *written = aipg_write_set_key(writes, key);
+
+	if (written->newest == NULL) {
+		begin_key(written, relation, 0, 0, false, true);
+	}
+	aipg_write_set_add(writes, written, GetCurrentCommandId(true), is_delete, value);
+}
+
+void aipg_put(Oid relation, aidb_slice key, aidb_slice value) {
+	write_blind(relation, key, false, value);
+}
+
+void aipg_remove(Oid relation, aidb_slice key) {
+	write_blind(relation, key, true, (aidb_slice){NULL, 0});
+}

@@ -1,0 +1,52 @@
+/*
+ * catalog.h: the store's own catalog, kept as rows of reserved index ids in slot 0.
+ *
+ *   index id   key behind the prefix           value
+ *   1 tables   database (u32), relation (u32)  version (u8), index id (u32)
+ *   2 dropped  index id (u32)                  version (u8)
+ *   3 spaces   database (u32), name            version (u8), index id (u32)
+ *   4 counter                                  version (u8), first index id not given out (u32)
+ *
+ * Numbers are big-endian. All rows but the counter are transactional: they go through the write set, so that CREATE,
+ * DROP and TRUNCATE roll back with their transaction. Callers hold a lock on the relation that keeps others from
+ * changing its row; names of key spaces are locked here.
+ */
+#ifndef AIPG_CATALOG_H
+#define AIPG_CATALOG_H
+
+#include "postgres.h"
+
+#define AIPG_FIRST_INDEX_ID 16 /* those below are reserved */
+
+/* Called from the shared memory hooks; startup with AddinShmemInitLock held. */
+extern void aipg_catalog_shmem_request(void);
+extern void aipg_catalog_shmem_startup(void);
+
+/* -- tables: (database, relation) -> index id -- */
+
+extern bool aipg_catalog_lookup(Oid relid, uint32 *index_id); /* false when the relation has no row */
+extern void aipg_catalog_create(Oid relid);                   /* a new id for a new table */
+extern void aipg_catalog_truncate(Oid relid);                 /* a new id; the old one's rows are queued for removal */
+extern void aipg_catalog_drop(Oid relid);                     /* the same, without a new id; nothing without a row */
+
+/* -- key spaces of the current database: name -> index id -- */
+
+extern bool aipg_catalog_find_space(const char *name, size_t size, uint32 *index_id);
+/* The same, and makes one that does not exist; its name is then locked until the transaction ends. */
+extern uint32 aipg_catalog_make_space(const char *name, size_t size);
+extern void aipg_catalog_drop_spaces(void);
+
+/* -- databases -- */
+
+extern void aipg_catalog_drop_database(Oid database); /* all its tables and key spaces */
+/* True when the database has tables or key spaces. */
+extern bool aipg_catalog_database_used(Oid database);
+
+/*
+ * Removes up to `limit` rows of dropped tables; true when there may be more. For the maintenance worker: runs within
+ * its transaction, starting and ending none, but the removals are commits of their own. Only what a committed
+ * transaction has dropped is touched, and the queue entry goes last, so that a crash on the way repeats the rest.
+ */
+extern bool aipg_catalog_purge(int limit);
+
+#endif

@@ -1,0 +1,238 @@
+#include "host.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "access/transam.h"
+#include "access/xlog.h"
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "shared.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/pmsignal.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+#include "view.h"
+
+/* How old the oldest-transaction horizon may be that flush and compaction go by; an old one is only more cautious. */
+#define HORIZON_MS 100
+
+char *aipg_fault_setting = NULL;
+
+/* ---- Waiting ------------------------------------------------------------------------------------------- */
+
+static aidb_host host;
+static int (*futex_wait)(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us,
+						 aidb_wait_reason reason);
+
+static uint32_t host_member(void *context) {
+	return MyProc == NULL ? UINT32_MAX : (uint32_t)MyProc->pgprocno;
+}
+
+/* A process that dies without cleaning up makes the postmaster restart all of them, with fresh shared memory. */
+static bool host_member_alive(void *context, uint32_t member) {
+	return true;
+}
+
+static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason) {
+	bool may_take_long = reason == AIDB_WAIT_ROOM || reason == AIDB_WAIT_JOB;
+
+	if (may_take_long && InterruptPending) {
+		return EINTR;
+	}
+	if (may_take_long && !PostmasterIsAlive()) {
+		return EINTR;
+	}
+	pgstat_report_wait_start(PG_WAIT_EXTENSION);
+	futex_wait(NULL, word, expected, timeout_us, reason);
+	pgstat_report_wait_end();
+	return may_take_long && InterruptPending ? EINTR : 0;
+}
+
+static void host_background(void *context, aidb_work_kind kind) {
+	uint32 process = pg_atomic_read_u32(&aipg_shared_memory->worker_process[kind]);
+
+	if (process != 0) {
+		SetLatch(&ProcGlobal->allProcs[process - 1].procLatch);
+	}
+}
+
+static uint64_t host_random(void *context) {
+	return pg_prng_uint64(&pg_global_prng_state);
+}
+
+static void host_log(void *context, aidb_log_level level, const char *text) {
+	static const int levels[] = {DEBUG1, LOG, WARNING, LOG};
+
+	ereport(levels[level], (errmsg_internal("aidb: %s", text)));
+}
+
+/* ---- Tags ---------------------------------------------------------------------------------------------- */
+
+static ErrorData *deferred = NULL;
+
+void aipg_raise_deferred(void) {
+	if (deferred != NULL) {
+		ErrorData *error = deferred;
+
+		deferred = NULL;
+		ReThrowError(error);
+	}
+}
+
+/* Asks the commit log. An error is kept for aipg_raise_deferred, and the answer is false until it is raised. */
+static bool did_commit(TransactionId xid) {
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool committed = false;
+
+	if (deferred != NULL) {
+		return false;
+	}
+	PG_TRY();
+	{
+		committed = TransactionIdDidCommit(xid);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(TopMemoryContext);
+		deferred = CopyErrorData();
+		FlushErrorState();
+		MemoryContextSwitchTo(context);
+	}
+	PG_END_TRY();
+	return committed;
+}
+
+bool aipg_tag_visible(void *snapshot, aidb_tag tag) {
+	TransactionId xid = XidFromFullTransactionId((FullTransactionId){.value = tag});
+
+	/* in this order, as for a heap row: what the snapshot knows as running may commit while we look */
+	return !XidInMVCCSnapshot(xid, snapshot) && did_commit(xid);
+}
+
+bool aipg_tag_committed(void *unused, aidb_tag tag) {
+	return did_commit(XidFromFullTransactionId((FullTransactionId){.value = tag}));
+}
+
+/* A transaction before which all have ended for every snapshot of every process; may be somewhat old. */
+static TransactionId horizon(void) {
+	static TransactionId oldest = InvalidTransactionId;
+	static TimestampTz computed_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TransactionIdIsValid(oldest) || TimestampDifferenceExceeds(computed_at, now, HORIZON_MS)) {
+		oldest = GetOldestNonRemovableTransactionId(NULL);
+		computed_at = now;
+	}
+	return oldest;
+}
+
+static aidb_tag_fate host_tag_fate(void *context, aidb_tag tag) {
+	TransactionId xid = XidFromFullTransactionId((FullTransactionId){.value = tag});
+
+	if (!TransactionIdPrecedes(xid, horizon())) {
+		return AIDB_TAG_OPEN;
+	}
+	if (!did_commit(xid)) {
+		if (deferred != NULL) {
+			/* no transaction to abort here: free what the failed look-up held, and leave the tag as it is */
+			FreeErrorData(deferred);
+			deferred = NULL;
+			LWLockReleaseAll();
+			return AIDB_TAG_OPEN;
+		}
+		return AIDB_TAG_ABORTED;
+	}
+	/* an asynchronous commit may still be lost */
+	return XLogNeedsFlush(TransactionIdGetCommitLSN(xid)) ? AIDB_TAG_OPEN : AIDB_TAG_COMMITTED;
+}
+
+static aidb_sequence host_snapshot_floor(void *context) {
+	return aipg_view_floor(horizon());
+}
+
+/*
+ * Before bytes of AiDb's log reach the operating system, what they build on must be durable in PostgreSQL's: records
+ * bearing the transaction ids that tag prepared batches (an id that left no trace would be given out again after a
+ * crash), and the commits of transactions whose effects later batches have seen.
+ */
+static int host_before_log_write(void *context) {
+	XLogRecPtr lsn = pg_atomic_read_u64(&aipg_shared_memory->required_lsn);
+
+	if (XLogNeedsFlush(lsn)) {
+		START_CRIT_SECTION(); /* an error becomes a PANIC, as everywhere PostgreSQL flushes its log */
+		XLogFlush(lsn);
+		END_CRIT_SECTION();
+	}
+	return 0;
+}
+
+void aipg_require_lsn(uint64 lsn) {
+	uint64 current = pg_atomic_read_u64(&aipg_shared_memory->required_lsn);
+
+	while (current < lsn && !pg_atomic_compare_exchange_u64(&aipg_shared_memory->required_lsn, &current, lsn)) {
+	}
+}
+
+/* ---- Fault points -------------------------------------------------------------------------------------- */
+
+/*
+ * aidb.fault_point = 'name=action': kill (this process, by SIGKILL), kill-all (the postmaster too), error, pause
+ * (100 ms). Inside the engine only those that do not raise are possible; `error` is ignored there.
+ */
+static bool fault_is(const char *name, const char *action) {
+	size_t length = strlen(name);
+
+	return strncmp(aipg_fault_setting, name, length) == 0 && aipg_fault_setting[length] == '=' &&
+		   strcmp(aipg_fault_setting + length + 1, action) == 0;
+}
+
+static void host_fault_point(void *context, const char *name) {
+	if (aipg_fault_setting == NULL || aipg_fault_setting[0] == '\0') {
+		return;
+	}
+	if (fault_is(name, "kill-all")) {
+		kill(PostmasterPid, SIGKILL);
+		kill(MyProcPid, SIGKILL);
+	}
+	if (fault_is(name, "kill")) {
+		kill(MyProcPid, SIGKILL);
+	}
+	if (fault_is(name, "pause")) {
+		pg_usleep(100000L);
+	}
+}
+
+void aipg_fault_point(const char *name) {
+	host_fault_point(NULL, name);
+	if (aipg_fault_setting != NULL && fault_is(name, "error")) {
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("fault point \"%s\" reached", name)));
+	}
+}
+
+/* ---- The table ----------------------------------------------------------------------------------------- */
+
+const aidb_host *aipg_host(void) {
+	if (host.wait == NULL) {
+		aidb_host_init(&host);
+		futex_wait = host.wait;
+		host.member = host_member;
+		host.member_alive = host_member_alive;
+		host.random = host_random;
+		host.log = host_log;
+		host.background = host_background;
+		host.tag_fate = host_tag_fate;
+		host.snapshot_floor = host_snapshot_floor;
+		host.before_log_write = host_before_log_write;
+		host.fault_point = host_fault_point;
+		host.wait = host_wait;
+	}
+	return &host;
+}

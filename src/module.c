@@ -1,0 +1,99 @@
+/*
+ * The library as PostgreSQL loads it: settings, hooks, workers.
+ */
+#include "postgres.h"
+
+#include "access.h"
+#include "catalog.h"
+#include "ddl.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "parser/analyze.h"
+#include "settings.h"
+#include "shared.h"
+#include "storage/ipc.h"
+#include "tcop/utility.h"
+#include "transaction.h"
+#include "view.h"
+#include "worker.h"
+
+PG_MODULE_MAGIC;
+
+void _PG_init(void);
+
+static shmem_request_hook_type previous_shmem_request = NULL;
+static shmem_startup_hook_type previous_shmem_startup = NULL;
+static post_parse_analyze_hook_type previous_post_parse_analyze = NULL;
+static ExecutorStart_hook_type previous_executor_start = NULL;
+static ProcessUtility_hook_type previous_utility = NULL;
+
+static void shmem_request(void) {
+	if (previous_shmem_request != NULL) {
+		previous_shmem_request();
+	}
+	aipg_store_shmem_request();
+	aipg_catalog_shmem_request();
+}
+
+static void shmem_startup(void) {
+	if (previous_shmem_startup != NULL) {
+		previous_shmem_startup();
+	}
+	aipg_store_shmem_startup();
+	aipg_catalog_shmem_startup();
+}
+
+/* PostgreSQL has just taken the snapshot for analysis: the first moment to take ours, where a transaction has but one. */
+static void post_parse_analyze(ParseState *state, Query *query, JumbleState *jumble) {
+	if (previous_post_parse_analyze != NULL) {
+		previous_post_parse_analyze(state, query, jumble);
+	}
+	aipg_view_transaction();
+}
+
+static void executor_start(QueryDesc *query, int flags) {
+	aipg_view_before_execution(query);
+	if (previous_executor_start != NULL) {
+		previous_executor_start(query, flags);
+	} else {
+		standard_ExecutorStart(query, flags);
+	}
+	aipg_view_after_execution_start(query);
+}
+
+static void utility(PlannedStmt *statement, const char *text, bool read_only_tree, ProcessUtilityContext context,
+					ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination,
+					QueryCompletion *completion) {
+	aipg_view_transaction();
+	if (previous_utility != NULL) {
+		previous_utility(statement, text, read_only_tree, context, parameters, environment, destination, completion);
+	} else {
+		standard_ProcessUtility(statement, text, read_only_tree, context, parameters, environment, destination,
+								completion);
+	}
+}
+
+static void install_hooks(void) {
+	previous_shmem_request = shmem_request_hook;
+	shmem_request_hook = shmem_request;
+	previous_shmem_startup = shmem_startup_hook;
+	shmem_startup_hook = shmem_startup;
+	previous_post_parse_analyze = post_parse_analyze_hook;
+	post_parse_analyze_hook = post_parse_analyze;
+	previous_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = executor_start;
+	previous_utility = ProcessUtility_hook;
+	ProcessUtility_hook = utility;
+}
+
+void _PG_init(void) {
+	if (!process_shared_preload_libraries_in_progress) {
+		return; /* everything that needs shared memory says so when it is used */
+	}
+	aipg_settings_init();
+	install_hooks();
+	aipg_transaction_init();
+	aipg_ddl_init();
+	aipg_worker_register();
+}

@@ -1,0 +1,12 @@
+/*
+ * settings.h: what an administrator can set in postgresql.conf.
+ */
+#ifndef AIPG_SETTINGS_H
+#define AIPG_SETTINGS_H
+
+extern int aipg_memory_mb; /* aidb.memory: the arena */
+
+/* Defines the settings; from _PG_init. */
+extern void aipg_settings_init(void);
+
+#endif

@@ -1,0 +1,59 @@
+/*
+ * shared.h: the extension's part of PostgreSQL's shared memory, beside the engine's arena.
+ */
+#ifndef AIPG_SHARED_H
+#define AIPG_SHARED_H
+
+#include "postgres.h"
+
+#include "aidb.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/spin.h"
+
+/*
+ * Commit stripes. Every key hashes to a stripe; a transaction owns the stripes of the keys it writes from the check for
+ * conflicts until it is visible. See conflict.h.
+ */
+#define AIPG_STRIPES 16384
+#define AIPG_STRIPE_QUEUES 64
+
+typedef struct aipg_stripe {
+	pg_atomic_uint32 owner;			/* number of the process + 1; 0: free */
+	pg_atomic_uint64 last_sequence; /* of a commit that changed one of its keys */
+} aipg_stripe;
+
+/* A mixed transaction that has ended; see view.h. */
+typedef struct aipg_ended {
+	pg_atomic_uint64 transaction; /* full transaction id */
+	pg_atomic_uint64 sequence;	  /* newest visible sequence when it ended */
+} aipg_ended;
+
+typedef struct aipg_shared {
+	/* PostgreSQL's own log must be flushed up to here before AiDb's log may be written: what AiDb's records depend on. */
+	pg_atomic_uint64 required_lsn;
+	pg_atomic_uint32 worker_process[AIDB_WORK_KINDS]; /* process number + 1 of the worker for each kind */
+	ConditionVariable stripe_freed[AIPG_STRIPE_QUEUES];
+	slock_t ended_lock;			  /* to add an entry */
+	pg_atomic_uint64 ended_count; /* ended[i % ended_size] holds the i-th */
+	uint32 ended_size;			  /* a power of two */
+	aipg_stripe stripes[AIPG_STRIPES];
+	aipg_ended ended[FLEXIBLE_ARRAY_MEMBER];
+} aipg_shared;
+
+/* NULL unless the library was preloaded. */
+extern aipg_shared *aipg_shared_memory;
+
+/* From the shared memory hooks. */
+extern void aipg_store_shmem_request(void);
+extern void aipg_store_shmem_startup(void);
+
+/* True when this process could use the store now without opening it or raising an error. */
+extern bool aipg_store_is_ready(void);
+/* The store, when this process has attached to it; NULL otherwise. Never raises. */
+extern aidb_db *aipg_store_if_attached(void);
+
+/* Raises *shared to at least `lsn`. */
+extern void aipg_require_lsn(uint64 lsn);
+
+#endif

@@ -1,0 +1,67 @@
+/*
+ * table.h: what the extension knows of one AiDb table: its key columns and its index id in the store.
+ */
+#ifndef AIPG_TABLE_H
+#define AIPG_TABLE_H
+
+#include "postgres.h"
+
+#include "aidb.h"
+#include "catalog.h"
+#include "executor/tuptable.h"
+#include "lib/stringinfo.h"
+#include "utils/rel.h"
+
+#define AIPG_MAX_KEY_COLUMNS 32
+
+typedef struct aipg_key_column {
+	AttrNumber attnum;
+	Oid type;
+	int32 typmod;
+	Oid collation;
+	bool ordered; /* byte order is SQL order */
+} aipg_key_column;
+
+/* What rows that are older than a column read in it, when that is not null. */
+typedef struct aipg_missing {
+	AttrNumber attnum;
+	Datum value;
+} aipg_missing;
+
+typedef struct aipg_table {
+	Oid relid;
+	uint32 index_id; /* of the primary key's rows in the store */
+	int key_count;
+	aipg_key_column key[AIPG_MAX_KEY_COLUMNS];
+	TupleDesc tuple_desc;  /* the relation's; valid while it is open */
+	uint8 *key_position;   /* by attribute number - 1: the column's place in the key from 1, or 0 */
+	int missing_count;     /* columns added with a default while there were rows */
+	aipg_missing *missing; /* by attribute number, ascending */
+} aipg_table;
+
+/*
+ * Describes an open foreign table of our wrapper, palloc'd in the current context. Raises when it has no key (hint:
+ * how to declare one) or when its index id is not in the store's catalog. Cheap: kept by each backend until the
+ * relation's definition or index id changes.
+ */
+extern aipg_table *aipg_table_describe(Relation relation);
+
+/*
+ * The key columns of the relation in key order, as its column options say; returns their number. Raises when the
+ * options do not make a key, or when a column's type cannot be one.
+ */
+extern int aipg_table_key_columns(Relation relation, aipg_key_column columns[AIPG_MAX_KEY_COLUMNS]);
+
+/* Builds the stored key of the row in `slot`. */
+extern void aipg_table_key(const aipg_table *table, TupleTableSlot *slot, StringInfo key);
+/* The first and the first-beyond keys of all rows of the table. */
+extern void aipg_table_bounds(const aipg_table *table, StringInfo lower, StringInfo upper);
+/* "(a, b)=(1, x)" for error details; "(a, b)=(...)" when the current user may not read the key columns. */
+extern char *aipg_table_key_text(const aipg_table *table, aidb_slice key);
+
+/* True for foreign tables whose server uses aidb_fdw. */
+extern bool aipg_is_table(Oid relid);
+/* True for servers whose wrapper has our handler function. */
+extern bool aipg_is_server(Oid server);
+
+#endif

@@ -1,0 +1,339 @@
+#include "transaction.h"
+
+#include "access.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "conflict.h"
+#include "host.h"
+#include "miscadmin.h"
+#include "replication/message.h"
+#include "shared.h"
+#include "utils/memutils.h"
+#include "view.h"
+
+typedef enum commit_stage { NOTHING_DONE, STRIPES_TAKEN, RESERVED, PREPARED } commit_stage;
+
+/* What the transaction has, until its end. */
+static struct {
+	aipg_write_set *writes;
+	commit_stage stage;
+	aipg_stripe_set stripes;
+	aidb_batch *batch; /* of a plain commit; malloc'd */
+	aidb_reservation reservation;
+	uint64 full_transaction_id; /* of a mixed one */
+	aidb_sequence prepared_sequence;
+} current;
+
+aipg_write_set *aipg_transaction_writes(void) {
+	return current.writes;
+}
+
+aipg_write_set *aipg_transaction_begin_write(void) {
+	aipg_store();
+	aipg_check_isolation();
+	if (XactReadOnly) {
+		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+						errmsg("cannot write AiDb tables in a read-only transaction")));
+	}
+	if (current.writes == NULL) {
+		current.writes = aipg_write_set_create(TopTransactionContext);
+	}
+	return current.writes;
+}
+
+static bool note_tag(void *newest, aidb_tag tag) {
+	if (!aipg_tag_committed(NULL, tag)) {
+		return false;
+	}
+	((aipg_newest *)newest)->tag = tag;
+	return true;
+}
+
+aipg_newest aipg_newest_committed(aidb_slice key, aidb_buffer *value) {
+	aipg_newest newest = {false, 0, 0};
+	aidb_read_options options = {.sequence = AIDB_SEQUENCE_LATEST, .tag_visible = note_tag, .tag_argument = &newest};
+	aidb_status rc = aidb_get(aipg_store(), &options, key, value, &newest.version);
+
+	aipg_raise_deferred();
+	if (rc != AIDB_OK && rc != AIDB_NOT_FOUND) {
+		aipg_raise(rc, "could not read from the AiDb store");
+	}
+	newest.found = rc == AIDB_OK;
+	if (!newest.found) {
+		newest.version = 0;
+	}
+	return newest;
+}
+
+/* ---- Before the commit point ----------------------------------------------------------------------------- */
+
+/* The key's writes have no effect: it was inserted and deleted again. */
+static bool is_nothing(const aipg_written_key *key) {
+	return key->newest->is_delete && key->expected == 0 && !key->blind;
+}
+
+static void take_stripes(void) {
+	aidb_slice all = {NULL, 0};
+
+	memset(&current.stripes, 0, sizeof(current.stripes));
+	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL; key = aipg_write_set_next(key)) {
+		aipg_stripe_add(&current.stripes, aipg_stripe_of(aipg_written_key_slice(key)));
+	}
+	current.stage = STRIPES_TAKEN;
+	aipg_stripes_acquire(&current.stripes);
+}
+
+static void report_conflict(const aipg_written_key *key) {
+	if (key->inserted && aipg_report_duplicate != NULL && OidIsValid(key->relation)) {
+		aipg_report_duplicate(key->relation, aipg_written_key_slice(key));
+	}
+	ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					errmsg("could not serialize access due to concurrent update"),
+					errhint("Try the transaction again.")));
+}
+
+/* What every key was built on must still be the newest; the stripes keep it so until the commit is visible. */
+static void check_conflicts(void) {
+	aidb_slice all = {NULL, 0};
+
+	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL; key = aipg_write_set_next(key)) {
+		aidb_slice slice = aipg_written_key_slice(key);
+
+		if (!key->blind && aipg_stripe_changed(aipg_stripe_of(slice), key->as_of) &&
+			aipg_newest_committed(slice, NULL).version != key->expected) {
+			report_conflict(key);
+		}
+	}
+}
+
+static void add_to_batch(aidb_batch *batch, const aipg_written_key *key) {
+	aidb_slice slice = aipg_written_key_slice(key);
+	const aipg_write *write = key->newest;
+	aidb_status rc = write->is_delete ? aidb_batch_delete(batch, slice)
+									  : aidb_batch_put(batch, slice, (aidb_slice){write->value, write->value_bytes});
+
+	if (rc != AIDB_OK) {
+		aipg_raise(rc, "could not commit to AiDb tables");
+	}
+}
+
+static size_t footprint(const aipg_written_key *key) {
+	return key->key_bytes + key->newest->value_bytes + AIDB_BATCH_OPERATION_BYTES;
+}
+
+/* Whether one batch can take all writes. */
+static bool fits_one_batch(void) {
+	aidb_slice all = {NULL, 0};
+	size_t limit = aidb_max_batch_bytes(aipg_store());
+	size_t bytes = 0;
+
+	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL && bytes <= limit;
+		 key = aipg_write_set_next(key)) {
+		bytes += footprint(key);
+	}
+	return bytes <= limit;
+}
+
+/* Fills the batch from `key` on, up to the limit; the first key that found no room, or NULL. */
+static aipg_written_key *fill_batch(aidb_batch *batch, aipg_written_key *key) {
+	size_t limit = aidb_max_batch_bytes(aipg_store());
+
+	aidb_batch_clear(batch);
+	for (; key != NULL && aidb_batch_bytes(batch) + footprint(key) <= limit; key = aipg_write_set_next(key)) {
+		if (!is_nothing(key)) {
+			add_to_batch(batch, key);
+		}
+	}
+	return key;
+}
+
+static aidb_batch *new_batch(void) {
+	if (current.batch == NULL) {
+		current.batch = aidb_batch_create();
+	}
+	if (current.batch == NULL) {
+		aipg_raise(AIDB_NO_MEMORY, "could not commit to AiDb tables");
+	}
+	return current.batch;
+}
+
+static void reserve_plain(void) {
+	aidb_batch *batch = new_batch();
+	aidb_status rc;
+
+	fill_batch(batch, aipg_write_set_seek(current.writes, (aidb_slice){NULL, 0}));
+	do {
+		CHECK_FOR_INTERRUPTS();
+		rc = aidb_write_reserve(aipg_store(), batch, &current.reservation);
+	} while (rc == AIDB_INTERRUPTED);
+	if (rc != AIDB_OK) {
+		aipg_raise(rc, "could not commit to AiDb tables");
+	}
+	current.stage = RESERVED;
+	aipg_fault_point("precommit_reserved");
+}
+
+/*
+ * A transaction id that left no durable trace in PostgreSQL's log would be given out again after a crash, to somebody whose
+ * commit would then be ours too. So a record that bears it goes before ours.
+ */
+static void require_durable_id(void) {
+	if (XLogRecPtrIsInvalid(XactLastRecEnd)) {
+		LogLogicalMessage("aidb", "", 0, true);
+	}
+	aipg_require_lsn(XactLastRecEnd);
+}
+
+static void prepare_mixed(void) {
+	aidb_batch *batch = new_batch();
+	aipg_written_key *key = aipg_write_set_seek(current.writes, (aidb_slice){NULL, 0});
+
+	current.full_transaction_id = U64FromFullTransactionId(GetTopFullTransactionId());
+	require_durable_id();
+	current.stage = PREPARED;
+	while (key != NULL) {
+		aidb_write_options options = {.state = AIDB_BATCH_PREPARED, .tag = current.full_transaction_id};
+		aidb_status rc;
+
+		key = fill_batch(batch, key);
+		options.durability = key == NULL ? AIDB_SYNC : AIDB_LAZY; /* the last sync covers all before it */
+		do {
+			CHECK_FOR_INTERRUPTS();
+			rc = aidb_write(aipg_store(), &options, batch, &current.prepared_sequence);
+		} while (rc == AIDB_INTERRUPTED);
+		if (rc != AIDB_OK) {
+			aipg_raise(rc, "could not commit to AiDb tables");
+		}
+		aipg_fault_point("precommit_piece_prepared");
+	}
+	aipg_fault_point("precommit_prepared");
+}
+
+static void pre_commit(void) {
+	if (current.writes == NULL || aipg_write_set_writes(current.writes) == 0) {
+		return;
+	}
+	aipg_fault_point("precommit_begin");
+	take_stripes();
+	aipg_fault_point("precommit_locked");
+	check_conflicts();
+	aipg_fault_point("precommit_checked");
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || !fits_one_batch()) {
+		prepare_mixed();
+	} else {
+		reserve_plain();
+	}
+}
+
+/* ---- At and after it ----------------------------------------------------------------------------------- */
+
+static bool is_asynchronous(void) {
+	return synchronous_commit == SYNCHRONOUS_COMMIT_OFF;
+}
+
+static aidb_sequence commit_plain(void) {
+	aidb_write_options options = {.durability = is_asynchronous() ? AIDB_LAZY : AIDB_SYNC};
+	aidb_sequence sequence = 0;
+
+	aipg_fault_point("commit_begin");
+	if (aidb_write_commit(aipg_store_if_attached(), &options, &current.reservation, &sequence) != AIDB_OK) {
+		ereport(PANIC, (errcode(ERRCODE_IO_ERROR), errmsg("could not commit to AiDb tables"),
+						errdetail("%s.", aidb_last_error())));
+	}
+	aipg_fault_point("commit_end");
+	return sequence;
+}
+
+static aidb_sequence end_mixed(void) {
+	aipg_fault_point("commit_mixed_begin");
+	aipg_view_note_end(current.full_transaction_id);
+	aipg_fault_point("commit_mixed_end");
+	return current.prepared_sequence;
+}
+
+static void forget(void) {
+	aidb_batch_destroy(current.batch);
+	current.batch = NULL;
+	current.writes = NULL; /* its memory goes with the transaction's */
+	current.stage = NOTHING_DONE;
+}
+
+static void commit(void) {
+	aidb_sequence sequence = 0;
+
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) && is_asynchronous()) {
+		aipg_require_lsn(XactLastCommitEnd); /* before anybody can build on what has just been committed */
+	}
+	if (current.stage == RESERVED) {
+		sequence = commit_plain();
+	} else if (current.stage == PREPARED) {
+		sequence = end_mixed();
+	}
+	if (current.stage != NOTHING_DONE) {
+		aipg_stripes_release(&current.stripes, sequence);
+	}
+	forget();
+	aipg_view_transaction_end();
+}
+
+/* A prepared batch needs nothing: PostgreSQL's commit log says that it is aborted. */
+static void abort_transaction(void) {
+	if (current.stage == RESERVED) {
+		aidb_write_cancel(aipg_store_if_attached(), &current.reservation);
+	}
+	if (current.stage != NOTHING_DONE) {
+		aipg_stripes_release(&current.stripes, 0);
+	}
+	forget();
+	aipg_view_transaction_end();
+}
+
+static void pre_prepare(void) {
+	if (current.writes != NULL && aipg_write_set_writes(current.writes) > 0) {
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("cannot PREPARE a transaction that has written AiDb tables"),
+						errhint("Commit it in one phase.")));
+	}
+}
+
+static void transaction_event(XactEvent event, void *unused) {
+	switch (event) {
+	case XACT_EVENT_PRE_COMMIT:
+		pre_commit();
+		break;
+	case XACT_EVENT_COMMIT:
+		commit();
+		break;
+	case XACT_EVENT_ABORT:
+		abort_transaction();
+		break;
+	case XACT_EVENT_PRE_PREPARE:
+		pre_prepare();
+		break;
+	case XACT_EVENT_PREPARE:
+		forget();
+		aipg_view_transaction_end();
+		break;
+	default:
+		break;
+	}
+}
+
+static void subtransaction_event(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *unused) {
+	int level = GetCurrentTransactionNestLevel();
+
+	if (event == SUBXACT_EVENT_ABORT_SUB) {
+		aipg_view_subtransaction_abort();
+		if (current.writes != NULL) {
+			aipg_write_set_subabort(current.writes, level);
+		}
+	} else if (event == SUBXACT_EVENT_COMMIT_SUB && current.writes != NULL) {
+		aipg_write_set_subcommit(current.writes, level);
+	}
+}
+
+void aipg_transaction_init(void) {
+	RegisterXactCallback(transaction_event, NULL);
+	RegisterSubXactCallback(subtransaction_event, NULL);
+}
