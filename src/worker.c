@@ -1,6 +1,7 @@
 #include "worker.h"
 
 #include "access.h"
+#include "access/xact.h"
 #include "catalog.h"
 #include "host.h"
 #include "miscadmin.h"
@@ -28,7 +29,7 @@ static const char *const names[] = {"aidb flusher", "aidb compactor"};
 
 void aipg_worker_register(void) {
 	for (int kind = FLUSHER; kind <= COMPACTOR; kind++) {
-		BackgroundWorker worker = {.bgw_flags = BGWORKER_SHMEM_ACCESS,
+		BackgroundWorker worker = {.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
 								   .bgw_start_time = BgWorkerStart_RecoveryFinished,
 								   .bgw_restart_time = RESTART_S,
 								   .bgw_main_arg = Int32GetDatum(kind)};
@@ -69,6 +70,16 @@ static bool work_until_done(aidb_db *db, aidb_work_kind kind, bool *failing) {
 	return rc == AIDB_OK;
 }
 
+/* In a transaction of its own, for the snapshot. */
+static bool purge_some(void) {
+	bool more;
+
+	StartTransactionCommand();
+	more = aipg_catalog_purge(PURGE_ROWS);
+	CommitTransactionCommand();
+	return more;
+}
+
 static bool work_once(aidb_db *db, worker_kind kind, bool *failing) {
 	if (kind == FLUSHER) {
 		bool flushed = work_until_done(db, AIDB_WORK_FLUSH, &failing[0]);
@@ -80,7 +91,7 @@ static bool work_once(aidb_db *db, worker_kind kind, bool *failing) {
 		}
 		return flushed;
 	}
-	while (aipg_catalog_purge(PURGE_ROWS) && !ShutdownRequestPending) {
+	while (purge_some() && !ShutdownRequestPending) {
 		CHECK_FOR_INTERRUPTS();
 	}
 	return work_until_done(db, AIDB_WORK_COMPACT, &failing[0]);
@@ -95,6 +106,7 @@ void aipg_worker_main(Datum argument) {
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(InvalidOid, InvalidOid, 0); /* of no database: just for transactions */
 	context = AllocSetContextCreate(TopMemoryContext, "AiDb worker", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	db = aipg_store();

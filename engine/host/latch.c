@@ -92,8 +92,8 @@ static bool mark_waited(lsm_latch *latch, uint32_t *word) {
 static bool wait_and_take(const lsm_waiting *waiting, lsm_latch *latch, uint32_t held) {
 	uint64_t looked_us = clock_us(waiting);
 
-	/* Others may be asleep as well, so whoever comes out of here takes the latch with the mark set. */
-	while (!take(latch, held | WAITED)) {
+	/* Taken without the mark even when others are asleep: a release wakes all of them, and who sleeps again sets it. */
+	while (!take(latch, held)) {
 		uint32_t word = atomic_load_explicit(&latch->word, memory_order_relaxed);
 
 		if (is_poisoned(waiting)) {

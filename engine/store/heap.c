@@ -12,16 +12,16 @@ typedef struct free_block {
 } free_block;
 
 static unsigned class_of(uint64_t bytes) {
-	unsigned class = 0;
+	unsigned size_class = 0;
 
-	while ((uint64_t)LSM_HEAP_MIN_BYTES << class < bytes) {
-		class ++;
+	while ((uint64_t)LSM_HEAP_MIN_BYTES << size_class < bytes) {
+		size_class++;
 	}
-	return class;
+	return size_class;
 }
 
-static uint32_t class_bytes(unsigned class) {
-	return LSM_HEAP_MIN_BYTES << class;
+static uint32_t class_bytes(unsigned size_class) {
+	return LSM_HEAP_MIN_BYTES << size_class;
 }
 
 void lsm_heap_init(lsm_heap *heap, lsm_ref begin, lsm_ref end) {
@@ -32,13 +32,13 @@ void lsm_heap_init(lsm_heap *heap, lsm_ref begin, lsm_ref end) {
 	heap->end = end;
 }
 
-static lsm_ref take_free_or_new(const lsm_arena *arena, lsm_heap *heap, unsigned class) {
-	lsm_ref ref = heap->free[class];
+static lsm_ref take_free_or_new(const lsm_arena *arena, lsm_heap *heap, unsigned size_class) {
+	lsm_ref ref = heap->free[size_class];
 
 	if (ref != 0) {
-		heap->free[class] = ((const free_block *)lsm_at(arena, ref))->next;
+		heap->free[size_class] = ((const free_block *)lsm_at(arena, ref))->next;
 	} else {
-		uint32_t units = class_bytes(class) / LSM_REF_UNIT;
+		uint32_t units = class_bytes(size_class) / LSM_REF_UNIT;
 
 		if (units > heap->end - heap->mark) {
 			return 0;
@@ -46,36 +46,36 @@ static lsm_ref take_free_or_new(const lsm_arena *arena, lsm_heap *heap, unsigned
 		ref = heap->mark;
 		heap->mark += units;
 	}
-	heap->used_bytes += class_bytes(class);
+	heap->used_bytes += class_bytes(size_class);
 	return ref;
 }
 
 lsm_ref lsm_heap_allocate(const lsm_arena *arena, lsm_heap *heap, uint64_t bytes) {
-	unsigned class;
+	unsigned size_class;
 	lsm_ref ref;
 
 	if (bytes > LSM_HEAP_MAX_BYTES || !lsm_latch_acquire(&arena->waiting, &heap->latch)) {
 		return 0;
 	}
-	class = class_of(bytes);
-	ref = take_free_or_new(arena, heap, class);
+	size_class = class_of(bytes);
+	ref = take_free_or_new(arena, heap, size_class);
 	lsm_latch_release(&arena->waiting, &heap->latch);
 	if (ref != 0) {
-		memset(lsm_at(arena, ref), 0, class_bytes(class));
+		memset(lsm_at(arena, ref), 0, class_bytes(size_class));
 	}
 	return ref;
 }
 
 void lsm_heap_release(const lsm_arena *arena, lsm_heap *heap, lsm_ref ref, uint64_t bytes) {
-	unsigned class = class_of(bytes);
+	unsigned size_class = class_of(bytes);
 
-	assert(ref >= heap->begin && ref + class_bytes(class) / LSM_REF_UNIT <= heap->end);
+	assert(ref >= heap->begin && ref + class_bytes(size_class) / LSM_REF_UNIT <= heap->end);
 	if (!lsm_latch_acquire(&arena->waiting, &heap->latch)) {
 		return; /* poisoned: the arena will be formatted anew */
 	}
-	((free_block *)lsm_at(arena, ref))->next = heap->free[class];
-	heap->free[class] = ref;
-	assert(heap->used_bytes >= class_bytes(class));
-	heap->used_bytes -= class_bytes(class);
+	((free_block *)lsm_at(arena, ref))->next = heap->free[size_class];
+	heap->free[size_class] = ref;
+	assert(heap->used_bytes >= class_bytes(size_class));
+	heap->used_bytes -= class_bytes(size_class);
 	lsm_latch_release(&arena->waiting, &heap->latch);
 }

@@ -9,8 +9,9 @@
 #define READERS 6u
 #define WRITERS 2u
 #define REPLACEMENTS 50000u
-#define OBJECTS 16u /* few, so that they are used again at once */
+#define OBJECTS 3u /* few, so that they are used again at once */
 #define OBJECT_WORDS 8u
+#define LOOKS 16u
 #define FREE UINT64_MAX
 
 enum { DONE };
@@ -124,8 +125,9 @@ static void read_current(arena_fixture *fixture, struct pool *pool) {
 
 		lsm_epoch_enter(arena, member);
 		seen = lsm_at(arena, atomic_load_explicit(&pool->current, memory_order_acquire));
-		for (unsigned i = 0; i < 4; i++) {
+		for (unsigned i = 0; i < LOOKS; i++) {
 			EXPECT(fixture, is_whole(seen));
+			atomic_signal_fence(memory_order_seq_cst);
 		}
 		lsm_epoch_leave(arena, member);
 	}

@@ -54,8 +54,9 @@ static double false_positives(uint64_t first, uint32_t bits_per_key) {
 /* Putze, Sanders, Singler: a line gets a Poisson number of keys, and is a small bloom filter of that many. */
 static double expected_false_positives(uint32_t bits_per_key) {
 	const double line_bits = LSM_FILTER_LINE_BYTES * 8;
+	const uint32_t lines = LSM_FILTER_MAX_LINES;
 	double probes = fmax(1, round(bits_per_key * 0.69));
-	double mean = lsm_filter_max_keys(bits_per_key) / (double)LSM_FILTER_MAX_LINES;
+	double mean = (double)lsm_filter_max_keys(bits_per_key) / lines;
 	double share = 0;
 
 	for (int keys = 0; keys < 4 * mean + 50; keys++) {

@@ -405,7 +405,7 @@ static uint64_t fill_lap(test_log *log, test_random *random, uint64_t lap, uint6
 	uint64_t limit = position + bytes;
 
 	for (*count = 0; *count < MAX_RECORDS; (*count)++) {
-		size_t size = 200 + random_size(random) % sizeof(data);
+		size_t size = (200 + random_size(random)) % sizeof(data);
 
 		if (lsm_record_end(&geometry, position, size) > limit) {
 			break;
