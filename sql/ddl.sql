@@ -263,3 +263,14 @@ DROP DOMAIN level;
 DROP PROCEDURE make_table();
 DROP FUNCTION tell();
 DROP FUNCTION options_of(regclass);
+
+-- ---- a database takes its tables with it
+
+CREATE DATABASE regress_ddl TEMPLATE template0;
+\c regress_ddl
+CREATE EXTENSION aidb;
+CREATE FOREIGN TABLE t (id integer PRIMARY KEY) SERVER aidb;
+INSERT INTO t VALUES (1);
+SELECT * FROM t;
+\c regression
+DROP DATABASE regress_ddl;

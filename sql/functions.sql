@@ -27,7 +27,7 @@ SELECT aidb.batch_put('fruit', '{}', '{}');
 
 -- ranges
 SELECT aidb.batch_put('range', array_agg(format('%s', n)::bytea), array_agg(format('%s', n * n)::bytea)) FROM generate_series(10, 99) n;
-SELECT count(*), min(key), max(key) FROM aidb.scan('range');
+SELECT count(*) FROM aidb.scan('range');
 SELECT convert_from(key, 'UTF8') AS key, convert_from(value, 'UTF8') AS value FROM aidb.scan('range', '20', '23');
 SELECT convert_from(key, 'UTF8') AS key FROM aidb.scan('range', '97');
 SELECT convert_from(key, 'UTF8') AS key FROM aidb.scan('range', NULL, '12');
@@ -94,9 +94,16 @@ SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AN
 JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
 WHERE e.extname = 'aidb' AND has_function_privilege('public', p.oid, 'EXECUTE');
 CREATE ROLE regress_aidb_user;
+CREATE SCHEMA AUTHORIZATION regress_aidb_user;
 SET ROLE regress_aidb_user;
 SELECT aidb.get('fruit', 'banana');
 CREATE FOREIGN TABLE mine (id integer PRIMARY KEY) SERVER aidb;
+RESET ROLE;
+GRANT USAGE ON FOREIGN SERVER aidb TO regress_aidb_user;
+SET ROLE regress_aidb_user;
+CREATE FOREIGN TABLE mine (id integer PRIMARY KEY) SERVER aidb;
+INSERT INTO mine VALUES (1);
+SELECT * FROM mine;
 RESET ROLE;
 GRANT USAGE ON SCHEMA aidb TO regress_aidb_user;
 GRANT EXECUTE ON FUNCTION aidb.get(text, bytea) TO regress_aidb_user;
@@ -108,10 +115,18 @@ DROP OWNED BY regress_aidb_user;
 DROP ROLE regress_aidb_user;
 
 -- the extension takes its key spaces with it
+CREATE DATABASE regress_functions TEMPLATE template0;
+\c regress_functions
+CREATE EXTENSION aidb;
+SELECT aidb.put('fruit', 'apple', 'red');
 BEGIN;
 DROP EXTENSION aidb;
 ROLLBACK;
-SELECT count(*) FROM aidb.scan('range');
+SELECT key, value FROM aidb.scan('fruit');
 DROP EXTENSION aidb;
 CREATE EXTENSION aidb;
-SELECT count(*) FROM aidb.scan('range');
+SELECT key, value FROM aidb.scan('fruit');
+SELECT aidb.put('fruit', 'apple', 'green');
+SELECT key, value FROM aidb.scan('fruit');
+\c regression
+DROP DATABASE regress_functions;

@@ -118,8 +118,8 @@ INSERT INTO heap_types (id, k, ad, ab)
 	FROM generate_series(1, 5) n;
 INSERT INTO types SELECT * FROM heap_types;
 SELECT count(*) FROM types;
-SELECT (SELECT count(*) FROM types t JOIN heap_types h ON t.id = h.id WHERE t::text = h::text) AS same_text,
-	   (SELECT count(*) FROM types t JOIN heap_types h ON t.id = h.id WHERE t::text <> h::text) AS other_text;
+SELECT (SELECT count(*) FROM types tt JOIN heap_types hh ON tt.id = hh.id WHERE tt::text = hh::text) AS same_text,
+	   (SELECT count(*) FROM types tt JOIN heap_types hh ON tt.id = hh.id WHERE tt::text <> hh::text) AS other_text;
 SELECT * FROM types WHERE id = 1;
 SELECT k, m, ae FROM types WHERE id = 3;
 SELECT length(k), cardinality(ad), length(ab::text) FROM types WHERE id >= 2000 ORDER BY id;
@@ -146,7 +146,7 @@ SELECT ac, length((ai).y) FROM types WHERE id = 4;
 -- UPDATE of some columns leaves the others, as long or null as they are
 UPDATE types SET k = NULL, c = 7 WHERE id IN (1, 2001);
 UPDATE heap_types SET k = NULL, c = 7 WHERE id IN (1, 2001);
-SELECT t.id FROM types t JOIN heap_types h ON t.id = h.id WHERE t::text <> h::text;
+SELECT tt.id FROM types tt JOIN heap_types hh ON tt.id = hh.id WHERE tt::text <> hh::text;
 
 -- ---- many columns: more than a byte can count, each null in turn
 

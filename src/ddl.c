@@ -167,8 +167,14 @@ static void create_table(utility_call call) {
 }
 
 static void alter_table(const utility_call *call) {
-	aipg_alteration *alteration = aipg_prepare_alter((AlterTableStmt *)call->planned->utilityStmt);
+	aipg_alteration *alteration;
 
+	/* CREATE FOREIGN TABLE sets column options by an ALTER of its own. */
+	if (call->context == PROCESS_UTILITY_SUBCOMMAND) {
+		execute(call);
+		return;
+	}
+	alteration = aipg_prepare_alter((AlterTableStmt *)call->planned->utilityStmt);
 	execute(call);
 	aipg_finish_alter(alteration);
 }

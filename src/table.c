@@ -98,14 +98,19 @@ static void pg_attribute_noreturn() refuse_positions(Relation relation, int posi
 			 errhint("Number the key columns from 1 without gaps, or declare the key as PRIMARY KEY.")));
 }
 
-static void refuse_type(Relation relation, Form_pg_attribute attribute) {
+static void pg_attribute_noreturn() refuse_type(Relation relation, Form_pg_attribute attribute) {
+	const char *reason = "There is no order-preserving encoding for this type.";
+
+	if (attribute->atttypid == BPCHAROID) {
+		reason = "Values of this type that differ in trailing blanks are equal, but not as bytes.";
+	} else if (get_typtype(attribute->atttypid) == TYPTYPE_DOMAIN) {
+		reason = "The type is a domain, and DROP DOMAIN ... CASCADE would drop the column.";
+	}
 	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					errmsg("column \"%s\" of type %s cannot be in the primary key of AiDb table \"%s\"",
 						   NameStr(attribute->attname), format_type_be(attribute->atttypid),
 						   RelationGetRelationName(relation)),
-					attribute->atttypid == BPCHAROID
-						? errdetail("Values of this type that differ in trailing blanks are equal, but not as bytes.")
-						: errdetail("There is no order-preserving encoding for this type."),
+					errdetail("%s", _(reason)),
 					errhint("Types of key columns: smallint, integer, bigint, boolean, text, character varying, bytea, "
 							"uuid, date, timestamp with or without time zone.")));
 }

@@ -45,7 +45,7 @@ static uint64_t ring_bytes(const aidb_options *options) {
 static void carve_all(pieces *arena, lsm_shared *shared) {
 	const aidb_options *options = &shared->options;
 	uint64_t heap_bytes = options->memory_bytes / 32;
-	uint64_t set_bytes = lsm_cache_bytes(2) - lsm_cache_bytes(1);
+	uint64_t left;
 
 	heap_bytes = heap_bytes < MIN_HEAP_BYTES ? MIN_HEAP_BYTES : heap_bytes;
 	shared->epochs.members = options->members;
@@ -64,8 +64,12 @@ static void carve_all(pieces *arena, lsm_shared *shared) {
 		shared->memtables[i].begin = carve(arena, options->write_buffer_bytes, PAGE_BYTES);
 		shared->memtables[i].end = (lsm_ref)(arena->at / LSM_REF_UNIT);
 	}
-	if (!arena->exhausted && arena->end - arena->at > lsm_cache_bytes(1) + PAGE_BYTES) {
-		shared->cache.set_count = (uint32_t)((arena->end - arena->at - lsm_cache_bytes(1) - PAGE_BYTES) / set_bytes);
+	left = arena->end - lsm_round_up(arena->at, PAGE_BYTES);
+	if (!arena->exhausted && lsm_round_up(arena->at, PAGE_BYTES) < arena->end) {
+		shared->cache.set_count = (uint32_t)(left / LSM_BLOCK_BYTES / LSM_CACHE_WAYS);
+		while (shared->cache.set_count > 0 && lsm_cache_bytes(shared->cache.set_count) > left) {
+			shared->cache.set_count--;
+		}
 	}
 	arena->exhausted = arena->exhausted || shared->cache.set_count < MIN_CACHE_SETS;
 }

@@ -13,6 +13,8 @@
 #define WORKERS 8u
 #define ROUNDS 20000u
 #define BLOCKS (FRAMES * 2) /* twice what fits */
+#define RACE_ROUNDS 200000u
+#define RACE_BLOCKS (2 * LSM_CACHE_WAYS)
 
 enum { HITS, LOADS };
 
@@ -306,6 +308,59 @@ static void test_processes_never_meet_a_wrong_block(void **state) {
 	expect_sound(*state);
 }
 
+/* Another frame that can be looked up holds the block on which the caller has a pin. */
+static bool has_duplicate(const lsm_arena *arena, uint64_t id, const lsm_pin *pin) {
+	const lsm_cache_set *set = (const lsm_cache_set *)lsm_at(arena, cache->sets) + pin->frame / LSM_CACHE_WAYS;
+
+	for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
+		bool valid;
+
+		if (way == pin->frame % LSM_CACHE_WAYS || atomic_load(&set->ids[way]) != id) {
+			continue;
+		}
+		valid = atomic_load(&set->words[way]) >> 31 != 0;
+		if (valid && atomic_load(&set->ids[way]) == id) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Blocks of one word, which are replaced within nanoseconds, in one set: what lookup and replacement do to each other
+ * is all there is. */
+static void race(arena_fixture *fixture, unsigned number, void *argument) {
+	const lsm_arena *arena = &fixture->arena;
+	uint64_t random = fixture_seed() + number;
+
+	(void)argument;
+	for (unsigned i = 0; i < RACE_ROUNDS; i++) {
+		uint64_t id = 1 + fixture_random(&random) % RACE_BLOCKS;
+		lsm_pin pin;
+
+		if (!lsm_cache_lookup(arena, cache, id, &pin)) {
+			if (!lsm_cache_reserve(arena, cache, id, LSM_CACHE_LOW, &pin)) {
+				continue;
+			}
+			pin.size = 8;
+			lsm_put_u64(pin.data, id);
+			lsm_cache_publish(arena, cache, &pin);
+		}
+		EXPECT(fixture, pin.size == 8 && lsm_get_u64(pin.data) == id);
+		EXPECT(fixture, !has_duplicate(arena, id, &pin));
+		lsm_cache_release(arena, cache, &pin);
+	}
+}
+
+static void test_members_race_for_frames(void **state) {
+	arena_fixture *fixture = *state;
+
+	lsm_cache_init(&fixture->arena, cache, cache->sets, 1);
+	fixture_run_threads(fixture, WORKERS, race, NULL);
+	fixture_run_processes(fixture, WORKERS, race, NULL);
+	assert_int_equal(lsm_cache_pinned(&fixture->arena, cache), 0);
+	assert_int_equal(fixture_failures(fixture), 0);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void) {
@@ -318,6 +373,7 @@ int main(void) {
 		CASE(test_use_keeps_a_block),
 		CASE(test_threads_never_meet_a_wrong_block),
 		CASE(test_processes_never_meet_a_wrong_block),
+		CASE(test_members_race_for_frames),
 	};
 
 	fixture_seed();
