@@ -5,6 +5,7 @@
 #include "catalog/pg_extension.h"
 #include "common/hashfn.h"
 #include "key_codec.h"
+#include "latest.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "storage/ipc.h"
@@ -13,7 +14,6 @@
 #include "storage/shmem.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 #define INDEX_TABLES 1
 #define INDEX_DROPPED 2
@@ -142,10 +142,12 @@ void aipg_catalog_shmem_request(void) {
 void aipg_catalog_shmem_startup(void) {
 	bool found;
 
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	ids = ShmemInitStruct("aidb catalog", sizeof(id_source), &found);
 	if (!found) {
 		*ids = (id_source){0, 0};
 	}
+	LWLockRelease(AddinShmemInitLock);
 }
 
 /* Reads the counter and moves it on by a block. The caller holds the lock; an error releases it. */
@@ -259,12 +261,10 @@ typedef struct catalog_row {
 
 static List *collect_below(StringInfo prefix) {
 	List *rows = NIL;
-	aipg_view view;
+	aipg_view view = aipg_latest_begin();
 	aipg_cursor *cursor;
 	aidb_slice key, value;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	view = aipg_view_of(GetActiveSnapshot());
 	cursor = open_prefix(prefix, &view);
 	while (aipg_cursor_next(cursor, &key, &value)) {
 		catalog_row *row = palloc(sizeof(catalog_row));
@@ -274,7 +274,7 @@ static List *collect_below(StringInfo prefix) {
 		rows = lappend(rows, row);
 	}
 	aipg_cursor_close(cursor);
-	PopActiveSnapshot();
+	aipg_latest_end();
 	return rows;
 }
 
@@ -305,12 +305,11 @@ static bool any_below(StringInfo prefix) {
 	aidb_slice key, value;
 	bool found;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	view = aipg_view_of(GetActiveSnapshot());
+	view = aipg_latest_begin();
 	cursor = open_prefix(prefix, &view);
 	found = aipg_cursor_next(cursor, &key, &value);
 	aipg_cursor_close(cursor);
-	PopActiveSnapshot();
+	aipg_latest_end();
 	return found;
 }
 
@@ -398,14 +397,13 @@ bool aipg_catalog_purge(int limit) {
 	aipg_cursor *queue;
 	aidb_slice entry, value;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	view = aipg_view_of(GetActiveSnapshot());
+	view = aipg_latest_begin();
 	queue = open_prefix(catalog_key(INDEX_DROPPED), &view);
 	while (limit > 0 && aipg_cursor_next(queue, &entry, &value)) {
 		purge_index(&view, batch, entry, &limit);
 	}
 	aipg_cursor_close(queue);
-	PopActiveSnapshot();
+	aipg_latest_end();
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 	return limit == 0;

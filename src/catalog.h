@@ -18,7 +18,7 @@
 
 #define AIPG_FIRST_INDEX_ID 16 /* those below are reserved */
 
-/* Called from the shared memory hooks; startup with AddinShmemInitLock held. */
+/* Called from the shared memory hooks. */
 extern void aipg_catalog_shmem_request(void);
 extern void aipg_catalog_shmem_startup(void);
 

@@ -1,13 +1,12 @@
 #include "row_check.h"
 
-#include "access.h"
 #include "executor/executor.h"
+#include "latest.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "row_codec.h"
 #include "table.h"
 #include "utils/partcache.h"
-#include "utils/snapmgr.h"
 
 /* A cursor over the newest rows, in a context and under a snapshot of its own. */
 typedef struct row_scan {
@@ -22,15 +21,14 @@ static void open_rows(row_scan *scan, Relation relation) {
 
 	scan->table = aipg_table_describe(relation);
 	aipg_table_bounds(scan->table, lower, upper);
-	PushActiveSnapshot(GetLatestSnapshot());
-	scan->view = aipg_view_of(GetActiveSnapshot());
+	scan->view = aipg_latest_begin();
 	scan->cursor = aipg_cursor_open(&scan->view, (aidb_slice){lower->data, (size_t)lower->len},
 									(aidb_slice){upper->data, (size_t)upper->len}, false);
 }
 
 static void close_rows(row_scan *scan) {
 	aipg_cursor_close(scan->cursor);
-	PopActiveSnapshot();
+	aipg_latest_end();
 }
 
 bool aipg_has_rows(Relation relation) {

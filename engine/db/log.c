@@ -11,6 +11,7 @@
 #define SPARE_SEGMENTS 2
 
 #define WAIT_US 100000
+#define ZERO_BYTES 65536
 #define COPY_WAIT_US 50
 
 /* ---- Payload head -------------------------------------------------------------------------------------- */
@@ -100,6 +101,19 @@ void lsm_log_close(aidb_db *db) {
 	close_segment(db, &db->sync_segment);
 }
 
+int lsm_write_zeroes(const aidb_host *host, int file, uint64_t offset, uint64_t end) {
+	static const uint8_t zeroes[ZERO_BYTES];
+	int error = 0;
+
+	while (error == 0 && offset < end) {
+		uint64_t size = end - offset > ZERO_BYTES ? ZERO_BYTES : end - offset;
+
+		error = host->file_write(host->context, file, zeroes, size, offset);
+		offset += size;
+	}
+	return error;
+}
+
 /* Puts a file of full size and with its header where segment `segment` belongs. */
 static aidb_status make_segment(aidb_db *db, uint64_t segment) {
 	lsm_log *log = &db->shared->log;
@@ -123,6 +137,9 @@ static aidb_status make_segment(aidb_db *db, uint64_t segment) {
 	error = host->file_open(host->context, path, AIDB_FILE_READ | AIDB_FILE_WRITE | AIDB_FILE_CREATE, &file);
 	if (error == 0 && !reuse) {
 		error = host->file_allocate(host->context, file, log->geometry.segment_bytes);
+		if (error == 0) {
+			error = lsm_write_zeroes(host, file, 0, log->geometry.segment_bytes);
+		}
 	}
 	if (error == 0) {
 		fill_header(header, &log->geometry, segment);

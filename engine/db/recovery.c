@@ -7,8 +7,6 @@
 
 #include "db/batch.h"
 
-#define ZERO_BYTES 65536
-
 /* ---- Files --------------------------------------------------------------------------------------------- */
 
 typedef struct loading {
@@ -371,24 +369,6 @@ static aidb_status sync_segments(aidb_db *db, uint64_t end) {
 	return AIDB_OK;
 }
 
-static int write_zeroes(const aidb_host *host, const char *path, uint64_t offset, uint64_t end) {
-	uint8_t *zeroes = calloc(1, ZERO_BYTES);
-	int file = -1;
-	int error = zeroes == NULL ? ENOMEM : host->file_open(host->context, path, AIDB_FILE_READ | AIDB_FILE_WRITE, &file);
-
-	while (error == 0 && offset < end) {
-		uint64_t size = end - offset > ZERO_BYTES ? ZERO_BYTES : end - offset;
-
-		error = host->file_write(host->context, file, zeroes, size, offset);
-		offset += size;
-	}
-	if (file >= 0) {
-		host->file_close(host->context, file);
-	}
-	free(zeroes);
-	return error;
-}
-
 /* Removes what lies behind the end of the log: the rest of its last segment, and the segments beyond. */
 static aidb_status cut_tail(aidb_db *db, const listing *list, uint64_t end) {
 	lsm_log *log = &db->shared->log;
@@ -406,8 +386,14 @@ static aidb_status cut_tail(aidb_db *db, const listing *list, uint64_t end) {
 		}
 	}
 	if (holds_records && error == 0) {
+		int file;
+
 		lsm_segment_path(db->directory, segment, path, sizeof(path));
-		error = write_zeroes(db->host, path, offset, log->geometry.segment_bytes);
+		error = db->host->file_open(db->host->context, path, AIDB_FILE_READ | AIDB_FILE_WRITE, &file);
+		if (error == 0) {
+			error = lsm_write_zeroes(db->host, file, offset, log->geometry.segment_bytes);
+			db->host->file_close(db->host->context, file);
+		}
 	}
 	if (error != 0) {
 		return lsm_fail_errno(error, "cut the tail of log segment", path);
