@@ -1,14 +1,20 @@
 /*
  * measure.h: clocks, memory, disk space, medians and arguments, for the benchmarks. All of it ends the program with a
- * message when it fails: a benchmark that went wrong has no result.
+ * message when it fails: a benchmark that went wrong has no result. Include it first, for the sake of _GNU_SOURCE.
  */
 #ifndef BENCH_MEASURE_H
 #define BENCH_MEASURE_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,12 +201,12 @@ static inline bool process_succeeded(pid_t process, const char *what) {
 
 /* ---- Statistics ------------------------------------------------------------------------------------------ */
 
-typedef struct samples {
+typedef struct sample_set {
 	double values[MAX_REPETITIONS];
 	unsigned count;
-} samples;
+} sample_set;
 
-static inline void samples_add(samples *samples, double value) {
+static inline void samples_add(sample_set *samples, double value) {
 	samples->values[samples->count++] = value;
 }
 
@@ -215,7 +221,7 @@ typedef struct spread {
 	double median, low, high;
 } spread;
 
-static inline spread spread_of(const samples *samples) {
+static inline spread spread_of(const sample_set *samples) {
 	double sorted[MAX_REPETITIONS];
 	unsigned count = samples->count;
 

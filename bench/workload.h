@@ -3,7 +3,7 @@
  * engine and every run gets the same operations, and every value that is read can be checked without being kept.
  *
  *   key     the decimal digits of twice its number: sorted as numbers are, with a gap after each for keys that miss
- *   value   half of it incomprehensible to a compressor, the other half the same again: it shrinks to a half
+ *   value   half of it random, the other half the same again: compression finds a half
  *   order   a permutation of 0 .. count-1, so that each key is written exactly once in random order
  */
 #ifndef BENCH_WORKLOAD_H

@@ -10,7 +10,9 @@ package AidbSession;
 
 use strict;
 use warnings;
+use IO::Handle;
 use IO::Select;
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep time);
 
@@ -25,7 +27,7 @@ sub connect {
 		open STDOUT, '>&', $to_test;
 		open STDERR, '>', '/dev/null';
 		close $_ for $to_psql, $from_psql, $from_test, $to_test;
-		exec 'psql', '-XAtq', '-d', $connection or PostgreSQL::Test::Utils::_exit(127);
+		exec 'psql', '-XAtq', '-d', $connection or POSIX::_exit(127);
 	}
 	close $_ for $from_test, $to_test;
 	$to_psql->autoflush(1);
@@ -89,6 +91,8 @@ sub transaction {
 sub close {
 	my ($self) = @_;
 	return unless defined $self->{pid} && $self->{owner} == $$;
+	local $SIG{PIPE} = 'IGNORE';
+	print { $self->{in} } "\\q\n"; # a forked process may hold the pipe open
 	CORE::close $_ for $self->{in}, $self->{out};
 	waitpid $self->{pid}, 0;
 	delete $self->{pid};

@@ -84,7 +84,7 @@ static void count_up(arena_fixture *fixture, unsigned number, void *argument) {
 		}
 		EXPECT(fixture, lsm_latch_acquire(waiting, &shared->latch));
 		shared->counter++;
-		if (i % 128 == 0) {
+		if (i % 128 == 1) {
 			fixture_sleep_us(1); /* long enough for the others to fall asleep */
 		}
 		lsm_latch_release(waiting, &shared->latch);

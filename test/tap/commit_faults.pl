@@ -1,0 +1,392 @@
+# Dies at every named step of a commit, and shows that the transaction is then there as a whole or not at all, that
+# nothing acknowledged is missing, and that no reader ever saw a part of one.
+#
+# Money moves between accounts in a heap table and an AiDb table (mixed), between two rows of an AiDb table (plain), and
+# a transaction too large for one record of the log rewrites all rows of a table (large). Ledgers say which transactions
+# there are, so the balances can be computed. While that happens, two readers check what must hold at any moment, and
+# another writer contends for the same rows and notes what was acknowledged to it.
+use strict;
+use warnings;
+use AidbNode;
+use AidbSession;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $seed = $ENV{AIDB_SEED} // time ^ $$;
+srand $seed;
+note "AIDB_SEED=$seed";
+
+my $large_rows = 600;
+my $accounts = 4;
+my $writer_base = 1_000_000; # numbers of the other writer's transactions start here
+my $acknowledged_file = "$PostgreSQL::Test::Utils::tmp_check/acknowledged";
+my $findings_file = "$PostgreSQL::Test::Utils::tmp_check/findings";
+
+my $node = AidbNode->launch('main', memory => '16MB', conf => <<'CONF');
+shared_buffers = 4MB
+log_statement = none
+CONF
+
+$node->safe_psql('postgres', <<"SQL");
+CREATE TABLE heap_account (id int PRIMARY KEY, amount bigint);
+CREATE FOREIGN TABLE account (id int PRIMARY KEY, amount bigint) SERVER aidb;
+CREATE FOREIGN TABLE pair (id int PRIMARY KEY, amount bigint) SERVER aidb;
+CREATE FOREIGN TABLE large (id int PRIMARY KEY, owner int, filler text) SERVER aidb;
+CREATE FOREIGN TABLE ledger (number int PRIMARY KEY, kind text, source int, target int, amount bigint) SERVER aidb;
+CREATE TABLE heap_ledger (number int PRIMARY KEY, source int, target int, amount bigint);
+CREATE TABLE burnt (number int);
+INSERT INTO heap_account SELECT i, 1000 FROM generate_series(1, $accounts) i;
+INSERT INTO account SELECT i, 1000 FROM generate_series(1, $accounts) i;
+INSERT INTO pair VALUES (1, 1000), (2, 1000);
+INSERT INTO large SELECT i, 0, repeat('x', 1000) FROM generate_series(1, $large_rows) i;
+SQL
+
+# What holds at any moment, in one statement: nothing when it does.
+my $moment = <<"SQL";
+SELECT 'sum of heap and AiDb accounts' WHERE (SELECT sum(amount) FROM heap_account) + (SELECT sum(amount) FROM account)
+	IS DISTINCT FROM 2000 * $accounts
+UNION ALL SELECT 'sum of the pair' WHERE (SELECT sum(amount) FROM pair) IS DISTINCT FROM 2000
+UNION ALL SELECT 'owners of the large table' WHERE (SELECT count(DISTINCT owner) FROM large) <> 1
+SQL
+chomp $moment;
+
+# What the ledgers say: nothing when all is as they say.
+my $balance = <<"SQL";
+SELECT 'ledgers differ in ' || number FROM (SELECT number FROM ledger WHERE kind = 'mixed') l
+	FULL JOIN heap_ledger USING (number) WHERE l IS NULL OR heap_ledger IS NULL
+UNION ALL SELECT 'heap account ' || id FROM heap_account h WHERE amount <> 1000
+	- coalesce((SELECT sum(amount) FROM ledger WHERE kind = 'mixed' AND source = h.id), 0)
+UNION ALL SELECT 'account ' || id FROM account a WHERE amount <> 1000
+	+ coalesce((SELECT sum(amount) FROM ledger WHERE kind = 'mixed' AND target = a.id), 0)
+UNION ALL SELECT 'pair ' || id FROM pair p WHERE amount <> 1000
+	+ coalesce((SELECT sum(amount) FROM ledger WHERE kind = 'plain' AND target = p.id), 0)
+	- coalesce((SELECT sum(amount) FROM ledger WHERE kind = 'plain' AND source = p.id), 0)
+UNION ALL SELECT 'large table' WHERE (SELECT min(owner) FROM large) <>
+	(SELECT coalesce(max(number), 0) FROM ledger WHERE kind = 'large')
+SQL
+chomp $balance;
+
+# ---- Transactions ------------------------------------------------------------------------------------------------
+
+# The statements of transaction `number`.
+sub statements {
+	my ($kind, $number) = @_;
+	my $amount = 1 + int rand 50;
+	if ($kind eq 'large') {
+		return ("UPDATE large SET owner = $number", "INSERT INTO ledger VALUES ($number, 'large', 0, 0, 0)");
+	}
+	if ($kind eq 'plain') {
+		my $source = 1 + int rand 2;
+		my $target = 3 - $source;
+		return (
+			"UPDATE pair SET amount = amount - $amount WHERE id = $source",
+			"UPDATE pair SET amount = amount + $amount WHERE id = $target",
+			"INSERT INTO ledger VALUES ($number, 'plain', $source, $target, $amount)");
+	}
+	my ($source, $target) = map { 1 + int rand $accounts } 1 .. 2;
+	$amount = -$amount if rand() < 0.5;
+	return (
+		"UPDATE heap_account SET amount = amount - $amount WHERE id = $source",
+		"INSERT INTO heap_ledger VALUES ($number, $source, $target, $amount)",
+		"UPDATE account SET amount = amount + $amount WHERE id = $target",
+		"INSERT INTO ledger VALUES ($number, 'mixed', $source, $target, $amount)");
+}
+
+# Runs it until it does not conflict with the other writer. The SQLSTATE; undef when the connection is lost.
+sub transact {
+	my ($session, $kind, $number) = @_;
+	for (1 .. 1000) {
+		my $state = $session->transaction(statements($kind, $number));
+		return $state unless defined $state && $state eq '40001';
+	}
+	die 'no end of conflicts';
+}
+
+# ---- The others --------------------------------------------------------------------------------------------------
+
+my @others;
+my $stop_file = "$PostgreSQL::Test::Utils::tmp_check/stop";
+
+sub append {
+	my ($file, $line) = @_;
+	open my $out, '>>', $file or die "$file: $!";
+	syswrite $out, "$line\n";
+	return;
+}
+
+# Runs code with a session, again and again, reconnecting after every crash, until told to stop.
+sub in_background {
+	my ($code) = @_;
+	my $pid = fork // die "fork: $!";
+	if ($pid == 0) {
+		srand $seed + @others;
+		until (-e $stop_file) {
+			my $session = AidbSession->connect($node);
+			if (!$session) {
+				sleep 0.02;
+				next;
+			}
+			1 until -e $stop_file || !defined eval { $code->($session) };
+			append($findings_file, "error: $@") if $@ && $@ !~ /connection lost/;
+		}
+		POSIX::_exit(0);
+	}
+	push @others, $pid;
+	return;
+}
+
+my $checks_file = "$PostgreSQL::Test::Utils::tmp_check/checks";
+
+sub read_statement {
+	my ($session) = @_;
+	append($findings_file, "seen by one statement: $_") for $session->rows($moment);
+	append($checks_file, '1');
+	return 1;
+}
+
+# The heap first, AiDb much later: both are to be of the moment of the first.
+sub read_transaction {
+	my ($session) = @_;
+	my ($sum) = eval {
+		my ($heap) = $session->rows('BEGIN ISOLATION LEVEL REPEATABLE READ\; SELECT sum(amount) FROM heap_account');
+		$session->rows('SELECT count(*) FROM large');
+		my ($aidb) = $session->rows('SELECT sum(amount) FROM account');
+		$heap + $aidb;
+	};
+	die $@ unless defined $sum;
+	append($findings_file, "seen by one transaction: a sum of $sum") if $sum != 2000 * $accounts;
+	$session->rows('COMMIT');
+	append($checks_file, '1');
+	return 1;
+}
+
+my $writer_number = $writer_base;
+
+sub write_on {
+	my ($session) = @_;
+	my $number = $writer_number++;
+	my $state = transact($session, rand() < 0.5 ? 'mixed' : 'plain', $number) // return;
+	die "transaction $number failed with SQLSTATE $state" if $state ne '00000';
+	append($acknowledged_file, $number);
+	return 1;
+}
+
+sub stop_others {
+	append($stop_file, 'stop');
+	waitpid $_, 0 for @others;
+	return;
+}
+
+END {
+	my $status = $?;
+	stop_others() if @others && $$ == $main::test_pid;
+	$? = $status;
+}
+our $test_pid = $$;
+
+in_background($_) for \&read_statement, \&read_transaction, \&write_on;
+
+# ---- What must hold after a restart ------------------------------------------------------------------------------
+
+sub lines_of {
+	my ($file) = @_;
+	open my $in, '<', $file or return;
+	chomp(my @lines = <$in>);
+	return @lines;
+}
+
+# What is wrong now. First some heap transactions come and go, which may get the ids of those that died.
+sub faults_found {
+	my ($session) = @_;
+	my @acknowledged = lines_of($acknowledged_file);
+	$session->rows('INSERT INTO burnt VALUES (1)') for 1 .. 4;
+	my @found = $session->rows("$moment UNION ALL $balance");
+	my %present = map { $_ => 1 } $session->rows("SELECT number FROM ledger WHERE number >= $writer_base");
+	push @found, map { "acknowledged transaction $_ is missing" } grep { !$present{$_} } @acknowledged;
+	push @found, lines_of($findings_file);
+	return @found;
+}
+
+# The server was killed as a whole: waits for its last processes, and starts it.
+sub start_again {
+	my (@children) = @_;
+	$node->kill9;
+	kill 'KILL', @children;
+	AidbNode::wait_gone($_) for @children;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	until ($node->start(fail_ok => 1)) {
+		die 'the server does not start' if time > $deadline;
+	}
+	return;
+}
+
+my $number = 0;
+
+# Kills a transaction of this kind at this step. `fate` is what must have become of it: absent, present, either.
+sub kill_at {
+	my ($kind, $synchronous, $point, $action, $fate) = @_;
+	my $name = "$kind, synchronous_commit $synchronous, $action at $point";
+	my @children = $action eq 'kill-all' ? $node->children : ();
+	my $session = AidbSession->connect_until($node);
+
+	$session->rows("SET synchronous_commit = $synchronous");
+	transact($session, 'mixed', ++$number); # with off it may be lost, but as a whole
+	$session->rows("SET aidb.fault_point = '$point=$action'");
+	my $state = transact($session, $kind, ++$number);
+	if (defined $state) {
+		fail("$name: the step was not reached, SQLSTATE $state");
+		return;
+	}
+	start_again(@children) if @children;
+	$session = AidbSession->connect_until($node);
+	my @found = faults_found($session);
+	my ($there) = $session->rows("SELECT count(*) FROM ledger WHERE number = $number");
+	push @found, "the transaction is there: $there, which should be $fate"
+		if $fate ne 'either' && $there != ($fate eq 'present');
+	is(join("\n", @found), '', "$name: " . ($there ? 'all there' : 'nothing there'));
+	return;
+}
+
+# ---- Kill at each step -------------------------------------------------------------------------------------------
+
+my @common = (
+	[ precommit_begin => 'absent' ],
+	[ precommit_locked => 'absent' ],
+	[ precommit_checked => 'absent' ],
+	[ sequence_taken => 'absent' ]);
+
+my %steps = (
+	plain => {
+		on => [
+			@common,
+			[ precommit_reserved => 'absent' ],
+			[ commit_begin => 'absent' ],
+			[ log_copied => 'either' ],
+			[ memtable_inserted => 'either' ],
+			[ log_written => 'present' ],
+			[ log_synced => 'present' ],
+			[ published => 'present' ],
+			[ commit_end => 'present' ]],
+		off => [
+			@common,
+			[ precommit_reserved => 'absent' ],
+			[ commit_begin => 'absent' ],
+			[ log_copied => 'either' ],
+			[ memtable_inserted => 'either' ],
+			[ published => 'either' ],
+			[ commit_end => 'either' ]]},
+	mixed => {
+		on => [
+			@common,
+			(map { [ $_ => 'absent' ] } qw(log_copied memtable_inserted log_written log_synced published
+				precommit_piece_prepared precommit_prepared)),
+			[ commit_mixed_begin => 'present' ],
+			[ commit_mixed_end => 'present' ]],
+		off => [
+			@common,
+			(map { [ $_ => 'absent' ] } qw(log_copied memtable_inserted log_written log_synced published
+				precommit_piece_prepared precommit_prepared)),
+			[ commit_mixed_begin => 'either' ],
+			[ commit_mixed_end => 'either' ]]});
+$steps{large} = $steps{mixed};
+
+for my $kind (qw(plain mixed large)) {
+	for my $synchronous (qw(on off)) {
+		for my $step (@{ $steps{$kind}{$synchronous} }) {
+			kill_at($kind, $synchronous, $step->[0], $_, $step->[1]) for qw(kill kill-all);
+		}
+	}
+}
+
+# ---- Errors before the point of no return ------------------------------------------------------------------------
+
+sub fail_at {
+	my ($session, $kind, $point) = @_;
+	$session->rows("SET aidb.fault_point = '$point=error'");
+	my $state = transact($session, $kind, ++$number) // 'connection lost';
+	$session->rows("RESET aidb.fault_point");
+	my ($there) = $session->rows("SELECT count(*) FROM ledger WHERE number = $number");
+	my $again = transact($session, $kind, ++$number) // 'connection lost';
+	is("$state $there $again", 'XX000 0 00000', "$kind, error at $point: nothing there, and the next one commits");
+	return;
+}
+
+{
+	my $session = AidbSession->connect_until($node);
+	my @steps = qw(precommit_begin precommit_locked precommit_checked);
+	fail_at($session, 'plain', $_) for @steps, 'precommit_reserved';
+	for my $kind (qw(mixed large)) {
+		fail_at($session, $kind, $_) for @steps, qw(precommit_piece_prepared precommit_prepared);
+	}
+	is(join("\n", faults_found($session)), '', 'all is whole after the errors');
+}
+
+# ---- Pauses, which give readers time to look ---------------------------------------------------------------------
+
+{
+	my $session = AidbSession->connect_until($node);
+	my $before = lines_of($checks_file);
+	my $failed = 0;
+	for my $kind (qw(plain mixed large)) {
+		for my $step (@{ $steps{$kind}{on} }) {
+			$session->rows("SET aidb.fault_point = '$step->[0]=pause'");
+			$failed++ if (transact($session, $kind, ++$number) // 'connection lost') ne '00000';
+		}
+	}
+	$session->rows('RESET aidb.fault_point');
+	is($failed, 0, 'transactions that pause at any step commit');
+	is(join("\n", faults_found($session)), '', 'nobody saw a part of them');
+	cmp_ok(scalar(lines_of($checks_file)), '>', $before + 10, 'while readers looked on');
+}
+
+# ---- Flush, compaction and recovery ------------------------------------------------------------------------------
+
+for my $point (qw(flush_written manifest_written)) {
+	for my $action (qw(kill kill-all)) {
+		my @children = $action eq 'kill-all' ? $node->children : ();
+		my $session = AidbSession->connect_until($node);
+		transact($session, $_, ++$number) for qw(plain mixed large);
+		$session->rows("SET aidb.fault_point = '$point=$action'");
+		is($session->run('SELECT aidb.flush()'), undef, "$action at $point during a flush");
+		start_again(@children) if @children;
+		my @found = faults_found(AidbSession->connect_until($node));
+		is(join("\n", @found), '', 'after which nothing is missing');
+	}
+}
+
+# The step is reached by a process of the server, which takes all others with it.
+sub die_in_server {
+	my ($point, $provoke) = @_;
+	$node->stop('fast');
+	$node->append_conf('postgresql.conf', "aidb.fault_point = '$point=kill-all'");
+	my @children = $node->start(fail_ok => 1) ? $node->children : ();
+	my $postmaster = $node->{_pid};
+	$provoke->();
+	AidbNode::wait_gone($postmaster) if defined $postmaster;
+	ok(defined $postmaster, "the server died at $point");
+	$node->append_conf('postgresql.conf', "aidb.fault_point = ''");
+	start_again(@children);
+	my @found = faults_found(AidbSession->connect_until($node));
+	is(join("\n", @found), '', 'after which nothing is missing');
+	return;
+}
+
+die_in_server('replayed', sub { });
+die_in_server('compaction_written', sub {
+	my $session = AidbSession->connect($node) or return;
+	for (1 .. 100) {
+		last unless defined $session->run('UPDATE large SET owner = owner');
+		last unless defined $session->run('SELECT aidb.flush()');
+	}
+});
+
+# ---- The end -----------------------------------------------------------------------------------------------------
+
+stop_others();
+my @acknowledged = lines_of($acknowledged_file);
+cmp_ok(scalar @acknowledged, '>', 100, 'the other writer got on');
+cmp_ok(scalar(lines_of($checks_file)), '>', 100, 'the readers got on');
+is(join("\n", faults_found(AidbSession->connect_until($node))), '', 'nothing is missing at the end');
+is($node->safe_psql('postgres', 'SELECT status FROM aidb.health()'), 'ok', 'the store is well');
+done_testing();
