@@ -194,8 +194,8 @@ static void settle_exactness(const aipg_table *table, aipg_key_match *match) {
 		aipg_key_clause *clause = lfirst(cell);
 		bool fixed_length = get_typlen(table->key[clause->condition.column].type) > 0;
 
-		clause->exact =
-			clause->exact && !match->arrays && (clause->condition.strategy == BTEqualStrategyNumber || fixed_length);
+		clause->exact = clause->exact && match->arrays <= 1 &&
+						(clause->condition.strategy == BTEqualStrategyNumber || fixed_length);
 	}
 }
 

@@ -152,7 +152,13 @@ aidb_db *aipg_store(void) {
 }
 
 bool aipg_store_is_ready(void) {
-	return arena != NULL && !RecoveryInProgress();
+	if (arena == NULL || RecoveryInProgress()) {
+		return false;
+	}
+	if (store == NULL) {
+		attach();
+	}
+	return aidb_is_started(store);
 }
 
 aidb_db *aipg_store_if_attached(void) {

@@ -17,6 +17,7 @@ typedef struct held_view {
 
 static held_view *executions = NULL;	 /* of running executions */
 static held_view *starting = NULL;		 /* taken, and the execution has no memory of its own yet */
+static Snapshot start_snapshot = NULL;	 /* of the execution that is starting now */
 static aidb_snapshot transaction_view;	 /* REPEATABLE READ */
 static bool transaction_view_held = false;
 static aidb_snapshot passing_view;		 /* for callers outside of an execution; until the next one asks */
@@ -118,21 +119,10 @@ static void end_execution(void *argument) {
 	release(&view->engine);
 }
 
-void aipg_view_before_execution(QueryDesc *query) {
-	Snapshot snapshot = query->snapshot;
-	held_view *view;
+/* Takes a view for the execution that is starting. */
+static held_view *hold_for_start(Snapshot snapshot) {
+	held_view *view = MemoryContextAllocZero(TopMemoryContext, sizeof(*view));
 
-	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC || !aipg_store_is_ready()) {
-		return;
-	}
-	if (IsolationUsesXactSnapshot()) {
-		aipg_view_transaction();
-		return;
-	}
-	if (find(executions, snapshot) != NULL) {
-		return; /* a statement within that one, with its snapshot */
-	}
-	view = MemoryContextAllocZero(TopMemoryContext, sizeof(*view));
 	PG_TRY();
 	{
 		take(snapshot, &view->engine);
@@ -146,12 +136,31 @@ void aipg_view_before_execution(QueryDesc *query) {
 	view->snapshot = snapshot;
 	view->next = starting;
 	starting = view;
+	return view;
+}
+
+void aipg_view_before_execution(QueryDesc *query) {
+	Snapshot snapshot = query->snapshot;
+
+	start_snapshot = snapshot;
+	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC || !aipg_store_is_ready()) {
+		return;
+	}
+	if (IsolationUsesXactSnapshot()) {
+		aipg_view_transaction();
+		return;
+	}
+	if (find(executions, snapshot) != NULL) {
+		return; /* a statement within that one, with its snapshot */
+	}
+	hold_for_start(snapshot);
 }
 
 void aipg_view_after_execution_start(QueryDesc *query) {
 	held_view *view = find(starting, query->snapshot);
 	held_view *kept;
 
+	start_snapshot = NULL;
 	if (view == NULL) {
 		return;
 	}
@@ -167,6 +176,7 @@ void aipg_view_after_execution_start(QueryDesc *query) {
 
 /* What was starting when an error came never started. */
 static void drop_starting(void) {
+	start_snapshot = NULL;
 	while (starting != NULL) {
 		held_view *view = starting;
 
@@ -217,6 +227,9 @@ aipg_view aipg_view_of(Snapshot snapshot) {
 	view = find(executions, snapshot);
 	if (view == NULL) {
 		view = find(starting, snapshot);
+	}
+	if (view == NULL && snapshot == start_snapshot) {
+		view = hold_for_start(snapshot); /* the store was not open when the execution began to start */
 	}
 	if (view != NULL) {
 		result.sequence = view->engine.sequence;
