@@ -26,6 +26,7 @@ typedef struct bench_settings {
 	uint64_t arena_bytes; /* AiDb: such that memtables and cache have the sizes above */
 	bool rocksdb_index_in_cache;
 	const char *workloads; /* comma-separated; NULL: all */
+	const char *engine;    /* only this one; NULL: all */
 	const char *directory;
 	bool verbose;
 } bench_settings;
@@ -521,24 +522,24 @@ static uint64_t run_seekrandom(engine_run *run) {
 	return seeks;
 }
 
+typedef enum workload_effect { READS, CREATES, OVERWRITES, ADDS } workload_effect;
+
 typedef struct workload_kind {
 	const char *name;
 	const char *text;
 	uint64_t (*run)(engine_run *run); /* returns how many operations it did */
-	bool creates;
-	bool reads;          /* runs once unmeasured before, so that what fits the cache is there */
-	uint32_t generation; /* of the values that it finds; creates: 0 */
-	double target;       /* 0: none */
+	workload_effect effect;
+	double target; /* 0: none */
 } workload_kind;
 
 static const workload_kind workloads[] = {
-	{"fillrandom", "put each key once in random order", run_fillrandom, true, false, 0, TARGET_RATIO},
-	{"readrandom", "get random keys, check every value", run_readrandom, false, true, 1, TARGET_RATIO},
-	{"readmissing", "get keys that lie between the stored ones", run_readmissing, false, true, 1, 0},
-	{"readseq", "iterate over everything, check every key and value", run_readseq, false, true, 1, 0},
-	{"seekrandom", "seek a random key and read 10 entries", run_seekrandom, false, true, 1, 0},
-	{"overwrite", "put each key again in another random order", run_overwrite, false, false, 1, 0},
-	{"fillsync", "put new keys, each on stable storage before the next", run_fillsync, false, false, 2, 0},
+	{"fillrandom", "put each key once in random order", run_fillrandom, CREATES, TARGET_RATIO},
+	{"readrandom", "get random keys, check every value", run_readrandom, READS, TARGET_RATIO},
+	{"readmissing", "get keys that lie between the stored ones", run_readmissing, READS, 0},
+	{"readseq", "iterate over everything, check every key and value", run_readseq, READS, 0},
+	{"seekrandom", "seek a random key and read 10 entries", run_seekrandom, READS, 0},
+	{"overwrite", "put each key again in another random order", run_overwrite, OVERWRITES, 0},
+	{"fillsync", "put new keys, each on stable storage before the next", run_fillsync, ADDS, 0},
 };
 #define WORKLOADS (sizeof(workloads) / sizeof(workloads[0]))
 
@@ -561,37 +562,41 @@ typedef struct run_tally {
 	sample_set disk_bytes;
 } run_tally;
 
-/* All of it in a child: memory and processor time begin at zero. */
-static void measure(const bench_settings *settings, const engine_functions *engine, const workload_kind *workload,
-					const char *directory, run_result *result) {
-	engine_run run = {.engine = engine, .settings = settings, .generation = workload->generation};
+/*
+ * All of it in a child: memory and processor time begin at zero. A workload that reads runs once unmeasured before, so
+ * that what fits the cache is there; after one that writes, all that is in the store is checked.
+ */
+static void measure(engine_run *run, const workload_kind *workload, const char *directory, run_result *result) {
+	const engine_functions *engine = run->engine;
 	double start, cpu_start;
 
-	run.store = engine->open(settings, directory, workload->creates);
-	if (workload->reads) {
-		workload->run(&run);
+	run->store = engine->open(run->settings, directory, workload->effect == CREATES);
+	if (workload->effect == READS) {
+		workload->run(run);
 	}
 	cpu_start = cpu_seconds();
 	start = now_seconds();
-	result->operations = workload->run(&run);
+	result->operations = workload->run(run);
 	result->seconds = now_seconds() - start;
-	if (!workload->reads) {
-		engine->settle(run.store);
+	if (workload->effect != READS) {
+		engine->settle(run->store);
 		result->settle_seconds = now_seconds() - start - result->seconds - QUIET_ROUNDS * QUIET_SECONDS;
 	}
 	result->cpu_seconds = cpu_seconds() - cpu_start;
 	result->peak_bytes = memory_bytes("VmHWM");
-	if (!workload->reads) {
-		run_readseq(&run);
+	if (workload->effect != READS) {
+		run_readseq(run);
 	}
-	if (settings->verbose) {
-		engine->report(run.store);
+	if (run->settings->verbose) {
+		printf("%s of %s: %.0f a second, settled after %.1f s, peak %.0f MiB\n", workload->name, engine->name,
+			   (double)result->operations / result->seconds, result->settle_seconds,
+			   (double)result->peak_bytes / (double)MIB);
+		engine->report(run->store);
 	}
-	engine->close(run.store);
+	engine->close(run->store);
 }
 
-static bool measure_in_child(const bench_settings *settings, const engine_functions *engine,
-							 const workload_kind *workload, const char *directory, run_result *result,
+static bool measure_in_child(engine_run *run, const workload_kind *workload, const char *directory, run_result *result,
 							 run_tally *tally) {
 	char what[64];
 	pid_t child;
@@ -601,10 +606,10 @@ static bool measure_in_child(const bench_settings *settings, const engine_functi
 	*result = (run_result){0};
 	child = start_process();
 	if (child == 0) {
-		measure(settings, engine, workload, directory, result);
+		measure(run, workload, directory, result);
 		exit(0);
 	}
-	snprintf(what, sizeof(what), "%s of %s", workload->name, engine->name);
+	snprintf(what, sizeof(what), "%s of %s", workload->name, run->engine->name);
 	if (!process_succeeded(child, what)) {
 		return false;
 	}
@@ -616,46 +621,60 @@ static bool measure_in_child(const bench_settings *settings, const engine_functi
 	return true;
 }
 
-static bool is_wanted(const bench_settings *settings, const workload_kind *workload) {
-	const char *at = settings->workloads;
-	size_t size = strlen(workload->name);
+/* Whether `name` is in a comma-separated list; everything is in no list. */
+static bool is_listed(const char *list, const char *name) {
+	size_t size = strlen(name);
 
-	/* later workloads need the store that these make */
-	if (at == NULL || workload->creates) {
+	if (list == NULL) {
 		return true;
 	}
-	for (; at != NULL; at = strchr(at, ',')) {
+	for (const char *at = list; at != NULL; at = strchr(at, ',')) {
 		at += *at == ',';
-		if (strncmp(at, workload->name, size) == 0 && (at[size] == ',' || at[size] == '\0')) {
+		if (strncmp(at, name, size) == 0 && (at[size] == ',' || at[size] == '\0')) {
 			return true;
 		}
 	}
 	return false;
 }
 
-static bool repeat_all(const bench_settings *settings, char *const directories[ENGINES], run_result *result,
-					   run_tally tallies[WORKLOADS][ENGINES]) {
-	for (unsigned repetition = 0; repetition < settings->repetitions; repetition++) {
-		for (size_t i = 0; i < ENGINES; i++) {
-			remove_directory(directories[i]);
-		}
-		for (size_t w = 0; w < WORKLOADS; w++) {
-			/* the engines take turns in being first */
-			for (size_t i = 0; i < ENGINES && is_wanted(settings, &workloads[w]); i++) {
-				size_t e = (i + repetition) % ENGINES;
+/* Later workloads need the store that the first one makes. */
+static bool is_wanted(const bench_settings *settings, const workload_kind *workload) {
+	return workload->effect == CREATES || is_listed(settings->workloads, workload->name);
+}
 
-				if (settings->verbose) {
-					printf("  %s of %s\n", workloads[w].name, engines[e].name);
-				}
-				if (!measure_in_child(settings, &engines[e], &workloads[w], directories[e], result, &tallies[w][e])) {
-					return false;
-				}
-				if (settings->verbose) {
-					printf("    %.0f a second, settled after %.1f s, peak %.0f MiB\n",
-						   (double)result->operations / result->seconds, result->settle_seconds,
-						   (double)result->peak_bytes / (double)MIB);
-				}
+static bool measure_all(const bench_settings *settings, char *const directories[ENGINES], unsigned repetition,
+						run_result *result, run_tally tallies[WORKLOADS][ENGINES]) {
+	uint32_t generation = 1;
+
+	for (size_t w = 0; w < WORKLOADS; w++) {
+		if (!is_wanted(settings, &workloads[w])) {
+			continue;
+		}
+		/* the engines take turns in being first */
+		for (size_t i = 0; i < ENGINES; i++) {
+			size_t e = (i + repetition) % ENGINES;
+			engine_run run = {.engine = &engines[e], .settings = settings, .generation = generation};
+
+			if (is_listed(settings->engine, engines[e].name) &&
+				!measure_in_child(&run, &workloads[w], directories[e], result, &tallies[w][e])) {
+				return false;
 			}
+		}
+		generation += workloads[w].effect == OVERWRITES;
+	}
+	return true;
+}
+
+static bool repeat_all(const bench_settings *settings, char *const directories[ENGINES],
+					   run_tally tallies[WORKLOADS][ENGINES]) {
+	run_result *result = shared_memory(sizeof(*result));
+
+	for (unsigned repetition = 0; repetition < settings->repetitions; repetition++) {
+		for (size_t e = 0; e < ENGINES; e++) {
+			remove_directory(directories[e]);
+		}
+		if (!measure_all(settings, directories, repetition, result, tallies)) {
+			return false;
 		}
 	}
 	return true;
@@ -664,10 +683,10 @@ static bool repeat_all(const bench_settings *settings, char *const directories[E
 /* ---- Report ---------------------------------------------------------------------------------------------- */
 
 static void print_settings(const bench_settings *settings) {
-	printf("%" PRIu64 " keys of %d bytes, values of %d bytes compressible to half, %u repetitions\n", settings->keys,
+	printf("%" PRIu64 " keys of %d bytes, values of %d bytes compressible to half; medians of %u\n", settings->keys,
 		   KEY_BYTES, VALUE_BYTES, settings->repetitions);
-	printf("both: snappy, 10-bit bloom filter, memtables 3 x %" PRIu64 " MiB, cache %" PRIu64
-		   " MiB, 2 background jobs, writes handed to the kernel\n",
+	printf("both: snappy, 10-bit bloom filter, 3 memtables of %" PRIu64 " MiB, cache of %" PRIu64
+		   " MiB, 2 background jobs,\n      unsynced writes handed to the kernel before they return\n",
 		   settings->memtable_bytes / MIB, settings->cache_bytes / MIB);
 	printf("AiDb: everything in an arena of %" PRIu64 " MiB; RocksDB: index and filters %s the cache\n\n",
 		   settings->arena_bytes / MIB, settings->rocksdb_index_in_cache ? "inside" : "outside of");
@@ -676,31 +695,36 @@ static void print_settings(const bench_settings *settings) {
 static void print_tally(const workload_kind *workload, const engine_functions *engine, const run_tally *tally) {
 	spread rate = spread_of(&tally->rate);
 
-	printf("%-11s %-8s %10.0f (%.0f-%.0f) a second, %.0f ns, CPU %.2f us, peak %.0f MiB", workload->name, engine->name,
-		   rate.median, rate.low, rate.high, 1e9 / rate.median, spread_of(&tally->cpu_us).median,
+	printf("%-12s%-8s%11.0f%11.0f%11.0f%11.0f%9.2f%10.0f", workload->name, engine->name, rate.median, rate.low,
+		   rate.high, 1e9 / rate.median, spread_of(&tally->cpu_us).median,
 		   spread_of(&tally->peak_bytes).median / (double)MIB);
-	if (!workload->reads) {
-		printf(", settled after %.1f s, disk %.0f MiB", spread_of(&tally->settle_seconds).median,
+	if (workload->effect != READS) {
+		printf("%10.1f%10.0f", spread_of(&tally->settle_seconds).median,
 			   spread_of(&tally->disk_bytes).median / (double)MIB);
 	}
 	putchar('\n');
 }
 
-static void print_report(const bench_settings *settings, run_tally tallies[WORKLOADS][ENGINES]) {
-	for (size_t w = 0; w < WORKLOADS; w++) {
-		double ratio;
+static void print_ratio(const workload_kind *workload, const run_tally tallies[ENGINES]) {
+	double ratio = spread_of(&tallies[0].rate).median / spread_of(&tallies[1].rate).median;
 
-		if (!is_wanted(settings, &workloads[w])) {
-			continue;
-		}
+	print_result(workload->name, ratio, "x RocksDB", workload->target, false);
+}
+
+static void print_report(const bench_settings *settings, run_tally tallies[WORKLOADS][ENGINES]) {
+	printf("%-12s%-8s%11s%11s%11s%11s%9s%10s%10s%10s\n", "workload", "engine", "ops/s", "lowest", "highest", "ns/op",
+		   "CPU us", "peak MiB", "settle s", "disk MiB");
+	for (size_t w = 0; w < WORKLOADS; w++) {
 		for (size_t e = 0; e < ENGINES; e++) {
-			print_tally(&workloads[w], &engines[e], &tallies[w][e]);
+			if (tallies[w][e].rate.count > 0) {
+				print_tally(&workloads[w], &engines[e], &tallies[w][e]);
+			}
 		}
-		ratio = spread_of(&tallies[w][0].rate).median / spread_of(&tallies[w][1].rate).median;
-		if (workloads[w].target > 0) {
-			print_result(workloads[w].name, ratio, "x RocksDB", workloads[w].target, false);
-		} else {
-			printf("result: %-44s %8.2f x RocksDB\n", workloads[w].name, ratio);
+	}
+	putchar('\n');
+	for (size_t w = 0; w < WORKLOADS && settings->engine == NULL; w++) {
+		if (is_wanted(settings, &workloads[w])) {
+			print_ratio(&workloads[w], tallies[w]);
 		}
 	}
 }
@@ -723,13 +747,35 @@ static void print_help(void) {
 		"  -m, --memtable=N      MiB of a memtable (64); both engines have three\n"
 		"  -c, --cache=N         MiB of the block cache (256)\n"
 		"  -w, --workloads=A,B   only these, and fillrandom, which makes the store\n"
+		"  -e, --engine=NAME     only AiDb or only RocksDB, for a profiler\n"
 		"  -i, --rocksdb-index-in-cache\n"
 		"                        RocksDB keeps index and filter blocks in its cache, as AiDb does, and so within the\n"
 		"                        limit; by default they come on top, which is faster\n"
 		"  -d, --directory=PATH  where to put the stores (TMPDIR, or /tmp); they are removed at the end\n"
 		"  -v, --verbose         print every run, and what the engines say about themselves\n\n"
-		"CPU is processor time an operation, of all threads and with the work left behind (settling). Peak is the\n"
-		"memory resident in the run's process. A missing or wrong value ends the benchmark with status 1.\n");
+		"Reading workloads run once unmeasured before, so that the caches are warm. \"CPU us\" is processor time an\n"
+		"operation, of all threads and with the work left behind; \"settle\" is how long that went on after the last\n"
+		"operation. \"peak\" is the memory resident in the run's process. A missing or wrong value ends the benchmark\n"
+		"with status 1; a missed target does not.\n");
+}
+
+static void check_names(const bench_settings *settings) {
+	const char *list = settings->workloads;
+	size_t known = 0;
+
+	for (size_t w = 0; w < WORKLOADS && list != NULL; w++) {
+		known += is_listed(list, workloads[w].name) ? strlen(workloads[w].name) + 1 : 0;
+	}
+	if (list != NULL && known != strlen(list) + 1) {
+		fail("--workloads=%s has a name that is no workload, or one twice; try --help", list);
+	}
+	known = 0;
+	for (size_t e = 0; e < ENGINES && settings->engine != NULL; e++) {
+		known += strcmp(settings->engine, engines[e].name) == 0;
+	}
+	if (settings->engine != NULL && known == 0) {
+		fail("--engine=%s is neither AiDb nor RocksDB", settings->engine);
+	}
 }
 
 static bench_settings parse_arguments(int argc, char **argv) {
@@ -742,6 +788,7 @@ static bench_settings parse_arguments(int argc, char **argv) {
 		{"cache", required_argument, NULL, 'c'},
 		{"workloads", required_argument, NULL, 'w'},
 		{"rocksdb-index-in-cache", no_argument, NULL, 'i'},
+		{"engine", required_argument, NULL, 'e'},
 		{"directory", required_argument, NULL, 'd'},
 		{"verbose", no_argument, NULL, 'v'},
 		{"help", no_argument, NULL, 'h'},
@@ -751,7 +798,7 @@ static bench_settings parse_arguments(int argc, char **argv) {
 		.keys = 2000000, .syncs = 2000, .repetitions = 3, .memtable_bytes = 64 * MIB, .cache_bytes = 256 * MIB};
 	int option;
 
-	while ((option = getopt_long(argc, argv, "k:g:s:r:m:c:w:id:vh", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "k:g:s:r:m:c:w:e:id:vh", options, NULL)) != -1) {
 		switch (option) {
 		case 'k':
 			settings.keys = parse_number("--keys", optarg, 1, 1000000000);
@@ -774,6 +821,9 @@ static bench_settings parse_arguments(int argc, char **argv) {
 		case 'w':
 			settings.workloads = optarg;
 			break;
+		case 'e':
+			settings.engine = optarg;
+			break;
 		case 'i':
 			settings.rocksdb_index_in_cache = true;
 			break;
@@ -793,6 +843,7 @@ static bench_settings parse_arguments(int argc, char **argv) {
 	if (optind < argc) {
 		fail("unexpected argument \"%s\"; try --help", argv[optind]);
 	}
+	check_names(&settings);
 	if (settings.reads == 0) {
 		settings.reads = settings.keys < 10 ? 10 : settings.keys;
 	}
@@ -801,29 +852,26 @@ static bench_settings parse_arguments(int argc, char **argv) {
 
 int main(int argc, char **argv) {
 	bench_settings settings = parse_arguments(argc, argv);
-	char *scratch = scratch_create(settings.directory);
+	const char *parent = scratch_create(settings.directory);
 	char *directories[ENGINES];
 	run_tally(*tallies)[ENGINES] = calloc(WORKLOADS, sizeof(*tallies));
-	run_result *result = shared_memory(sizeof(*result));
 	bool succeeded;
 
 	if (tallies == NULL) {
 		fail("out of memory");
 	}
-	for (size_t i = 0; i < ENGINES; i++) {
-		directories[i] = path_in(scratch, engines[i].name);
+	for (size_t e = 0; e < ENGINES; e++) {
+		directories[e] = path_in(parent, engines[e].name);
 	}
 	settings.arena_bytes = find_arena_bytes(&settings, directories[0]);
 	print_settings(&settings);
-	succeeded = repeat_all(&settings, directories, result, tallies);
+	succeeded = repeat_all(&settings, directories, tallies);
 	if (succeeded) {
 		print_report(&settings, tallies);
 	}
-	remove_directory(scratch);
-	for (size_t i = 0; i < ENGINES; i++) {
-		free(directories[i]);
+	for (size_t e = 0; e < ENGINES; e++) {
+		free(directories[e]);
 	}
 	free(tallies);
-	free(scratch);
 	return succeeded ? 0 : 1;
 }

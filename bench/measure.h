@@ -112,19 +112,6 @@ static inline uint64_t disk_bytes(const char *directory) {
 
 /* ---- Scratch directories --------------------------------------------------------------------------------- */
 
-/* A new directory below `parent`, or TMPDIR, or /tmp. The caller frees the name. */
-static inline char *scratch_create(const char *parent) {
-	char *path;
-
-	if (parent == NULL) {
-		parent = getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp";
-	}
-	if (asprintf(&path, "%s/aidb-bench.XXXXXX", parent) < 0 || mkdtemp(path) == NULL) {
-		fail("cannot make a directory in %s: %s", parent, strerror(errno));
-	}
-	return path;
-}
-
 static inline char *path_in(const char *directory, const char *name) {
 	char *path;
 
@@ -156,8 +143,31 @@ static inline void remove_directory(const char *path) {
 	}
 	closedir(files);
 	if (rmdir(path) != 0) {
-		fail("cannot remove %s: %s", path, strerror(errno));
+		fprintf(stderr, "cannot remove %s: %s\n", path, strerror(errno));
 	}
+}
+
+static char *scratch;
+static pid_t scratch_owner;
+
+static inline void scratch_remove(void) {
+	if (getpid() == scratch_owner) {
+		remove_directory(scratch);
+	}
+}
+
+/* A new directory below `parent`, or TMPDIR, or /tmp; removed when this process exits. Once in a program. */
+static inline const char *scratch_create(const char *parent) {
+	if (parent == NULL) {
+		parent = getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp";
+	}
+	scratch = path_in(parent, "aidb-bench.XXXXXX");
+	if (mkdtemp(scratch) == NULL) {
+		fail("cannot make a directory in %s: %s", parent, strerror(errno));
+	}
+	scratch_owner = getpid();
+	atexit(scratch_remove);
+	return scratch;
 }
 
 /* ---- Processes ------------------------------------------------------------------------------------------- */
@@ -233,12 +243,15 @@ static inline spread spread_of(const sample_set *samples) {
 	return (spread){(sorted[(count - 1) / 2] + sorted[count / 2]) / 2, sorted[0], sorted[count - 1]};
 }
 
-/* One line that bench/run repeats in its summary. */
+/* One line that bench/run repeats in its summary. `target` 0: none. */
 static inline void print_result(const char *what, double value, const char *unit, double target, bool at_most) {
 	bool met = at_most ? value <= target : value >= target;
 
-	printf("result: %-44s %8.2f %-18s %s %.2f: %s\n", what, value, unit, at_most ? "at most" : "at least", target,
-		   met ? "met" : "missed");
+	printf("result: %-40s %8.2f %s", what, value, unit);
+	if (target > 0) {
+		printf(" (target: at %s %.2f, %s)", at_most ? "most" : "least", target, met ? "met" : "missed");
+	}
+	putchar('\n');
 }
 
 /* ---- Arguments ------------------------------------------------------------------------------------------- */

@@ -86,9 +86,11 @@ END $$;
 SELECT estimated_rows('SELECT * FROM person WHERE id = 5');
 SELECT estimated_rows('SELECT * FROM person WHERE id IN (5, 6, 7)');
 SELECT estimated_rows('SELECT * FROM event WHERE device = 1 AND number = 2 AND name = ''e''');
-SELECT estimated_rows('SELECT * FROM many JOIN person ON id = person') BETWEEN 1000 AND 4000 AS near_2000;
+SELECT aidb.flush();
 ANALYZE person;
 SELECT estimated_rows('SELECT * FROM person') BETWEEN 1000 AND 4000 AS near_2000;
+SELECT estimated_rows('SELECT * FROM person WHERE id > 1000') BETWEEN 500 AND 2000 AS near_1000;
+SELECT estimated_rows('SELECT * FROM many JOIN person ON id = person') BETWEEN 1000 AND 4000 AS near_2000;
 
 DROP FUNCTION estimated_rows(text);
 DROP FOREIGN TABLE event, person;

@@ -24,7 +24,7 @@ typedef struct aipg_stripe_set {
 extern void aipg_stripe_add(aipg_stripe_set *set, uint32 stripe);
 /* Takes them all; waits, and can be cancelled. On an error those taken are still to be released. */
 extern void aipg_stripes_acquire(aipg_stripe_set *set);
-/* Frees those taken. `sequence` other than 0: that of the commit that changed their keys. Cannot fail. */
+/* Frees those taken. `sequence` other than 0: whoever looked at their keys below it must look again. Cannot fail. */
 extern void aipg_stripes_release(aipg_stripe_set *set, aidb_sequence sequence);
 /* Whether a key of this stripe may have changed after `sequence`; the stripe is owned. */
 extern bool aipg_stripe_changed(uint32 stripe, aidb_sequence sequence);

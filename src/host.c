@@ -9,10 +9,10 @@
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/interrupt.h"
 #include "shared.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
-#include "storage/pmsignal.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/memutils.h"
@@ -41,19 +41,21 @@ static bool host_member_alive(void *context, uint32_t member) {
 	return true;
 }
 
+/* ShutdownRequestPending is how our workers are asked to end. */
+static bool wants_to_stop(void) {
+	return InterruptPending || ShutdownRequestPending;
+}
+
 static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason) {
 	bool may_take_long = reason == AIDB_WAIT_ROOM || reason == AIDB_WAIT_JOB;
 
-	if (may_take_long && InterruptPending) {
-		return EINTR;
-	}
-	if (may_take_long && !PostmasterIsAlive()) {
+	if (may_take_long && wants_to_stop()) {
 		return EINTR;
 	}
 	pgstat_report_wait_start(PG_WAIT_EXTENSION);
 	futex_wait(NULL, word, expected, timeout_us, reason);
 	pgstat_report_wait_end();
-	return may_take_long && InterruptPending ? EINTR : 0;
+	return may_take_long && wants_to_stop() ? EINTR : 0;
 }
 
 static void host_background(void *context, aidb_work_kind kind) {
@@ -71,7 +73,9 @@ static uint64_t host_random(void *context) {
 static void host_log(void *context, aidb_log_level level, const char *text) {
 	static const int levels[] = {DEBUG1, LOG, WARNING, LOG};
 
+	HOLD_INTERRUPTS(); /* reporting looks for interrupts, and the engine must not be left by one */
 	ereport(levels[level], (errmsg_internal("aidb: %s", text)));
+	RESUME_INTERRUPTS();
 }
 
 /* ---- Tags ---------------------------------------------------------------------------------------------- */
@@ -87,17 +91,23 @@ void aipg_raise_deferred(void) {
 	}
 }
 
-/* Asks the commit log. An error is kept for aipg_raise_deferred, and the answer is false until it is raised. */
-static bool did_commit(TransactionId xid) {
+/*
+ * Whether the transaction has committed and, unless `snapshot` is NULL, the snapshot sees it; in this order, as for a heap
+ * row: what the snapshot knows as running may commit while we look. Both questions may have to read files. An error is kept
+ * for aipg_raise_deferred, and the answer is false until it is raised.
+ */
+static bool is_visible(aidb_tag tag, Snapshot snapshot) {
+	TransactionId xid = XidFromFullTransactionId((FullTransactionId){.value = tag});
 	MemoryContext context = CurrentMemoryContext;
-	volatile bool committed = false;
+	volatile bool visible = false;
 
 	if (deferred != NULL) {
 		return false;
 	}
+	HOLD_INTERRUPTS();
 	PG_TRY();
 	{
-		committed = TransactionIdDidCommit(xid);
+		visible = (snapshot == NULL || !XidInMVCCSnapshot(xid, snapshot)) && TransactionIdDidCommit(xid);
 	}
 	PG_CATCH();
 	{
@@ -107,18 +117,16 @@ static bool did_commit(TransactionId xid) {
 		MemoryContextSwitchTo(context);
 	}
 	PG_END_TRY();
-	return committed;
+	RESUME_INTERRUPTS();
+	return visible;
 }
 
 bool aipg_tag_visible(void *snapshot, aidb_tag tag) {
-	TransactionId xid = XidFromFullTransactionId((FullTransactionId){.value = tag});
-
-	/* in this order, as for a heap row: what the snapshot knows as running may commit while we look */
-	return !XidInMVCCSnapshot(xid, snapshot) && did_commit(xid);
+	return is_visible(tag, snapshot);
 }
 
 bool aipg_tag_committed(void *unused, aidb_tag tag) {
-	return did_commit(XidFromFullTransactionId((FullTransactionId){.value = tag}));
+	return is_visible(tag, NULL);
 }
 
 /* A transaction before which all have ended for every snapshot of every process; may be somewhat old. */
@@ -140,7 +148,7 @@ static aidb_tag_fate host_tag_fate(void *context, aidb_tag tag) {
 	if (!TransactionIdPrecedes(xid, horizon())) {
 		return AIDB_TAG_OPEN;
 	}
-	if (!did_commit(xid)) {
+	if (!is_visible(tag, NULL)) {
 		if (deferred != NULL) {
 			/* no transaction to abort here: free what the failed look-up held, and leave the tag as it is */
 			FreeErrorData(deferred);

@@ -422,10 +422,11 @@ static void get_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid) {
 	Relids outer = rel->lateral_relids;
 	ParamPathInfo *param_info = get_baserel_parampathinfo(root, rel, outer);
 
-	add_ordered_paths(root, rel, &(scan_choice){NULL, rel->tuples, outer, param_info});
+	/* Of two paths of the same cost, as when all rows satisfy a range, add_path keeps the first. */
 	if (info->match.clauses != NIL) {
 		add_ordered_paths(root, rel, &(scan_choice){&info->match, info->fetched, outer, param_info});
 	}
+	add_ordered_paths(root, rel, &(scan_choice){NULL, rel->tuples, outer, param_info});
 	add_parameterized_paths(root, rel, info->table);
 }
 

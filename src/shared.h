@@ -20,7 +20,7 @@
 
 typedef struct aipg_stripe {
 	pg_atomic_uint32 owner;			/* number of the process + 1; 0: free */
-	pg_atomic_uint64 last_sequence; /* of a commit that changed one of its keys */
+	pg_atomic_uint64 last_sequence; /* what was read of its keys below this may have changed */
 } aipg_stripe;
 
 /* A mixed transaction that has ended; see view.h. */

@@ -100,7 +100,7 @@ static void check_conflicts(void) {
 	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL; key = aipg_write_set_next(key)) {
 		aidb_slice slice = aipg_written_key_slice(key);
 
-		if (!key->blind && aipg_stripe_changed(aipg_stripe_of(slice), key->as_of) &&
+		if (!key->blind && !is_nothing(key) && aipg_stripe_changed(aipg_stripe_of(slice), key->as_of) &&
 			aipg_newest_committed(slice, NULL).version != key->expected) {
 			report_conflict(key);
 		}
@@ -200,7 +200,7 @@ static void prepare_mixed(void) {
 		options.durability = key == NULL ? AIDB_SYNC : AIDB_LAZY; /* the last sync covers all before it */
 		do {
 			CHECK_FOR_INTERRUPTS();
-			rc = aidb_write(aipg_store(), &options, batch, &current.prepared_sequence);
+			rc = aidb_write(aipg_store(), &options, batch, NULL);
 		} while (rc == AIDB_INTERRUPTED);
 		if (rc != AIDB_OK) {
 			aipg_raise(rc, "could not commit to AiDb tables");
@@ -245,11 +245,15 @@ static aidb_sequence commit_plain(void) {
 	return sequence;
 }
 
+/*
+ * Its versions have an old sequence, but became visible only now: whoever looked at its keys at the present sequence may
+ * have looked too early, and is to look again.
+ */
 static aidb_sequence end_mixed(void) {
 	aipg_fault_point("commit_mixed_begin");
 	aipg_view_note_end(current.full_transaction_id);
 	aipg_fault_point("commit_mixed_end");
-	return current.prepared_sequence;
+	return aidb_current_sequence(aipg_store_if_attached()) + 1;
 }
 
 static void forget(void) {

@@ -60,7 +60,8 @@ static bool work_until_done(aidb_db *db, aidb_work_kind kind, bool *failing) {
 	aidb_status rc = AIDB_OK;
 	bool did = true;
 
-	while (rc == AIDB_OK && did && !ShutdownRequestPending) {
+	while ((rc == AIDB_INTERRUPTED || (rc == AIDB_OK && did)) && !ShutdownRequestPending) {
+		CHECK_FOR_INTERRUPTS();
 		rc = aidb_work(db, kind, &did);
 	}
 	if (rc != AIDB_OK && rc != AIDB_INTERRUPTED && !*failing) {

@@ -42,13 +42,16 @@ sub launch {
 	return $self;
 }
 
-# Kills the postmaster and all its children with SIGKILL, as the end of the machine would; start() brings it back.
+# Kills the postmaster and all its children with SIGKILL, as the end of the machine would; start() brings it back. When
+# the postmaster may have been killed already, give the children it had.
 sub crash {
-	my ($self) = @_;
-	my @backends = $self->children;
+	my ($self, @backends) = @_;
+	my $postmaster = $self->{_pid};
+	push @backends, $self->children;
 	$self->kill9;
 	kill 'KILL', @backends;
 	wait_gone($_) for @backends;
+	wait_reaped($postmaster) if defined $postmaster;
 	return;
 }
 
@@ -74,13 +77,25 @@ sub children {
 	return @children;
 }
 
-sub wait_gone {
-	my ($pid) = @_;
+sub wait_for {
+	my ($condition, $failure) = @_;
 	for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default) {
-		return unless -d "/proc/$pid/cwd/.";
+		return if $condition->();
 		sleep 0.01;
 	}
-	die "process $pid is still there";
+	die $failure;
+}
+
+# Waits until a process has ended.
+sub wait_gone {
+	my ($pid) = @_;
+	return wait_for(sub { !-d "/proc/$pid/cwd/." }, "process $pid is still there");
+}
+
+# Waits until its number is free, too: a server that starts asks for the number of the one before it.
+sub wait_reaped {
+	my ($pid) = @_;
+	return wait_for(sub { !-d "/proc/$pid" }, "process $pid is still there");
 }
 
 1;

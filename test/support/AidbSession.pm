@@ -23,11 +23,11 @@ sub connect {
 	my $connection = $node->connstr('postgres');
 	my $pid = fork // die "fork: $!";
 	if ($pid == 0) {
-		open STDIN, '<&', $from_test;
-		open STDOUT, '>&', $to_test;
-		open STDERR, '>', '/dev/null';
-		close $_ for $to_psql, $from_psql, $from_test, $to_test;
-		exec 'psql', '-XAtq', '-d', $connection or POSIX::_exit(127);
+		# by number, since the test tools have tied the handles
+		POSIX::dup2(fileno $from_test, 0);
+		POSIX::dup2(fileno $to_test, 1);
+		POSIX::dup2(POSIX::open('/dev/null', POSIX::O_WRONLY()), 2);
+		exec 'psql','-XAtq', '-d', $connection or POSIX::_exit(127);
 	}
 	close $_ for $from_test, $to_test;
 	$to_psql->autoflush(1);
@@ -59,12 +59,14 @@ sub run {
 sub read_end {
 	my ($self) = @_;
 	my $select = IO::Select->new($self->{out});
-	until ($self->{buffer} =~ s/\A(.*?)^<end> (\w+)\n//ms) {
+	for (;;) {
+		if ($self->{buffer} =~ s/\A(.*?)^<end> (\w+)\n//ms) {
+			$self->{output} = $1;
+			return $2;
+		}
 		die 'no answer from psql' unless $select->can_read($PostgreSQL::Test::Utils::timeout_default);
 		return $self->lose unless sysread $self->{out}, $self->{buffer}, 65536, length $self->{buffer};
 	}
-	$self->{output} = $1;
-	return $2;
 }
 
 sub lose {

@@ -339,14 +339,14 @@ aidb_options store_small_options(void) {
 						  .create_if_missing = true};
 }
 
-void store_make(store *store, const aidb_options *options) {
-	*store = (struct store){.options = *options};
+void store_make(test_store *store, const aidb_options *options) {
+	*store = (test_store){.options = *options};
 	assert_ok(aidb_options_resolve(&store->options));
 	directory_make(store->directory);
 	faults_clear();
 }
 
-static void let_go(store *store) {
+static void let_go(test_store *store) {
 	aidb_detach(store->db);
 	store->db = NULL;
 	lsm_thread_host_destroy(store->base);
@@ -354,7 +354,7 @@ static void let_go(store *store) {
 	munmap(store->memory, store->memory_bytes);
 }
 
-void store_destroy(store *store) {
+void store_destroy(test_store *store) {
 	faults_clear();
 	if (store->db != NULL) {
 		let_go(store);
@@ -362,7 +362,7 @@ void store_destroy(store *store) {
 	directory_remove(store->directory);
 }
 
-aidb_status store_try_open(store *store) {
+aidb_status store_try_open(test_store *store) {
 	aidb_status rc;
 
 	must(store->db == NULL, "the store is open");
@@ -386,16 +386,16 @@ aidb_status store_try_open(store *store) {
 	return rc;
 }
 
-void store_open(store *store) {
+void store_open(test_store *store) {
 	assert_ok(store_try_open(store));
 }
 
-void store_close(store *store) {
+void store_close(test_store *store) {
 	assert_ok(aidb_stop(store->db));
 	let_go(store);
 }
 
-void store_crash(store *store) {
+void store_crash(test_store *store) {
 	let_go(store);
 }
 

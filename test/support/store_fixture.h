@@ -71,7 +71,7 @@ void faults_clear(void);
 
 /* ---- Stores -------------------------------------------------------------------------------------------- */
 
-typedef struct store {
+typedef struct test_store {
 	char directory[STORE_PATH_BYTES];
 	aidb_options options;
 	aidb_host *base; /* a thread host */
@@ -79,21 +79,21 @@ typedef struct store {
 	void *memory;
 	size_t memory_bytes;
 	aidb_db *db; /* NULL: closed */
-} store;
+} test_store;
 
 /* The smallest store: 16 MiB, memtables of 1 MiB, segments of 64 KiB, files of 64 KiB, 16 members, no compression. */
 aidb_options store_small_options(void);
 /* A closed store in a fresh directory. */
-void store_make(store *store, const aidb_options *options);
-void store_destroy(store *store);
+void store_make(test_store *store, const aidb_options *options);
+void store_destroy(test_store *store);
 /* Attaches to a new arena and starts; on error the store is closed. */
-aidb_status store_try_open(store *store);
+aidb_status store_try_open(test_store *store);
 /* The same, and fails the test on an error. */
-void store_open(store *store);
+void store_open(test_store *store);
 /* Stops and detaches. */
-void store_close(store *store);
+void store_close(test_store *store);
 /* Ends it as the death of all its processes would: what lay in memory is gone. No thread may be using it. */
-void store_crash(store *store);
+void store_crash(test_store *store);
 
 /* Runs flush and compaction until nothing is left to do. */
 void store_settle(aidb_db *db);

@@ -208,16 +208,11 @@ sub faults_found {
 	return @found;
 }
 
-# The server was killed as a whole: waits for its last processes, and starts it.
+# The postmaster was killed: the same for what is left of its children, and a new start.
 sub start_again {
 	my (@children) = @_;
-	$node->kill9;
-	kill 'KILL', @children;
-	AidbNode::wait_gone($_) for @children;
-	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
-	until ($node->start(fail_ok => 1)) {
-		die 'the server does not start' if time > $deadline;
-	}
+	$node->crash(@children);
+	$node->start;
 	return;
 }
 

@@ -105,7 +105,7 @@ static void refused_operation_spoils_the_batch_until_cleared(void **state) {
 	aidb_options options = store_small_options();
 	aidb_batch *batch = aidb_batch_create();
 	char key[AIDB_MAX_KEY_BYTES + 1];
-	store store;
+	test_store store;
 
 	(void)state;
 	memset(key, 'k', sizeof(key));
@@ -130,7 +130,7 @@ static void refused_operation_spoils_the_batch_until_cleared(void **state) {
 static void later_of_two_operations_stands(void **state) {
 	aidb_options options = store_small_options();
 	aidb_batch *batch = aidb_batch_create();
-	store store;
+	test_store store;
 
 	(void)state;
 	store_make(&store, &options);

@@ -359,14 +359,17 @@ static bool is_refused(const uint8_t *entry, size_t size) {
 	static const uint8_t restarts[] = {0, 0, 0, 0, 1, 0, 0, 0};
 	test_random random = {.state = 1};
 	uint8_t *contents = malloc(size + sizeof(restarts));
-	bool corrupt;
+	lsm_block_cursor cursor;
 
 	assert_non_null(contents);
 	memcpy(contents, entry, size);
 	memcpy(contents + size, restarts, sizeof(restarts));
-	corrupt = survive((aidb_slice){contents, size + sizeof(restarts)}, &random);
+	lsm_block_cursor_open(&cursor, (aidb_slice){contents, size + sizeof(restarts)});
+	lsm_block_cursor_seek_first(&cursor);
+	assert_int_equal(cursor.valid, !cursor.corrupt);
+	assert_int_equal(survive((aidb_slice){contents, size + sizeof(restarts)}, &random), cursor.corrupt);
 	free(contents);
-	return corrupt;
+	return cursor.corrupt;
 }
 
 static void malformed_entries_are_refused(void **state) {

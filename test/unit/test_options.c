@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <sys/mman.h>
 
 #include "format/record.h"
@@ -132,7 +133,7 @@ static void bounds_themselves_work(void **state) {
 	(void)state;
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
 		aidb_options options = kinds[i];
-		store store;
+		test_store store;
 
 		options.create_if_missing = true;
 		store_make(&store, &options);
@@ -149,7 +150,7 @@ static void bounds_themselves_work(void **state) {
 static void store_opens_with_other_options(void **state) {
 	aidb_options options = store_small_options();
 	char key[32];
-	store store;
+	test_store store;
 
 	(void)state;
 	store_make(&store, &options);

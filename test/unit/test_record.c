@@ -291,7 +291,7 @@ typedef struct spanning {
 	uint64_t next;
 	uint64_t end;
 	size_t size;
-	uint8_t data[LSM_LOG_BLOCK_BYTES + 500];
+	uint8_t data[2 * LSM_LOG_BLOCK_BYTES + 500];
 } spanning;
 
 static void spanning_write(spanning *log) {

@@ -633,6 +633,8 @@ static void damaged_footers_are_refused(void **state) {
 	assert_int_equal(read_footer(footer, file_bytes), AIDB_CORRUPT);
 	lsm_sstable_put_footer(footer, (lsm_handle){UINT64_MAX, 500}, 1, properties);
 	assert_int_equal(read_footer(footer, file_bytes), AIDB_CORRUPT);
+	lsm_sstable_put_footer(footer, root, 1, (lsm_handle){0, LSM_MAX_BLOCK_BYTES});
+	assert_int_equal(read_footer(footer, file_bytes), AIDB_CORRUPT);
 	lsm_sstable_put_footer(footer, root, 1, (lsm_handle){0, UINT32_MAX});
 	assert_int_equal(read_footer(footer, UINT64_MAX), AIDB_CORRUPT);
 	lsm_sstable_put_footer(footer, root, 1, properties);
