@@ -100,6 +100,7 @@ static bool is_visible(aidb_tag tag, Snapshot snapshot) {
 	TransactionId xid = XidFromFullTransactionId((FullTransactionId){.value = tag});
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool visible = false;
+	uint32 held = InterruptHoldoffCount;
 
 	if (deferred != NULL) {
 		return false;
@@ -115,6 +116,7 @@ static bool is_visible(aidb_tag tag, Snapshot snapshot) {
 		deferred = CopyErrorData();
 		FlushErrorState();
 		MemoryContextSwitchTo(context);
+		InterruptHoldoffCount = held + 1; /* raising an error set it to zero */
 	}
 	PG_END_TRY();
 	RESUME_INTERRUPTS();

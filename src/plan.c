@@ -27,6 +27,9 @@
  * filling; core does the same for heaps. */
 #define MIN_UNKNOWN_ROWS 1000
 
+/* How far below the truth the engine's estimate of a table's entries may be: it shares out files over tables by bytes. */
+#define ENTRIES_ERROR 4
+
 /* How many sets of outer relations a table is tried as the inner side of a nested loop with. */
 #define MAX_OUTER_SETS 16
 
@@ -89,8 +92,8 @@ void aipg_scan_plan_read(List *list, aipg_scan_plan *plan) {
 
 /*
  * Sets the table's rows and pages from the engine's present numbers. Its entries are versions, of which a row that is
- * often updated has several until they are compacted. ANALYZE has counted rows; since autovacuum never repeats it for
- * foreign tables, its count grows with the table's size, up to the entries there are.
+ * often updated has several until they are compacted, and an estimate. ANALYZE has counted rows; since autovacuum never
+ * repeats it for foreign tables, its count grows with the table's size, and stands only as far as the entries allow.
  */
 static void estimate_table(Relation relation, RelOptInfo *rel, table_info *info) {
 	double analyzed_rows = relation->rd_rel->reltuples;
@@ -105,7 +108,7 @@ static void estimate_table(Relation relation, RelOptInfo *rel, table_info *info)
 	if (analyzed_rows < 0) {
 		rel->tuples = Max(info->entries, MIN_UNKNOWN_ROWS);
 	} else if (analyzed_rows > 0 && analyzed_pages > 0) {
-		rel->tuples = Min(info->entries, Max(analyzed_rows, analyzed_rows * rel->pages / analyzed_pages));
+		rel->tuples = Min(info->entries * ENTRIES_ERROR, analyzed_rows * Max(rel->pages / analyzed_pages, 1));
 	}
 }
 
