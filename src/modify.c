@@ -330,6 +330,7 @@ static void truncate_tables(List *relations, DropBehavior behavior, bool restart
 	}
 }
 
+/* There are no batches of inserts: a call is not a round trip, and gathering rows would copy each once more. */
 void aipg_modify_routines(FdwRoutine *routine) {
 	routine->AddForeignUpdateTargets = add_update_targets;
 	routine->BeginForeignModify = begin_modify;

@@ -31,9 +31,8 @@ _Static_assert(AIDB_MAX_KEY_BYTES <= UINT16_MAX, "key lengths fit 16 bits");
 
 /* What a search looks for. */
 struct target {
-	const uint8_t *key;
-	size_t key_bytes;
-	aidb_sequence sequence;
+	aidb_slice key;
+	uint64_t trailer;
 };
 
 /* For each level, the neighbours of a place in the list. */
@@ -76,50 +75,10 @@ uint64_t lsm_memtable_node_bytes(uint64_t seed, uint32_t index, size_t key_bytes
 
 /* ---- Searching ----------------------------------------------------------------------------------------- */
 
-static struct target target_of(aidb_slice key, uint64_t trailer) {
-	return (struct target){.key = key.data, .key_bytes = key.size, .sequence = lsm_sequence_of(trailer)};
-}
-
-static uint64_t load_big_endian(const uint8_t *from) {
-	return __builtin_bswap64(lsm_get_u64(from));
-}
-
-/* memcmp, in words: keys are short, and a call costs more than comparing them. */
-static int compare_bytes(const uint8_t *a, const uint8_t *b, size_t size) {
-	size_t at = 0;
-
-	if (size < sizeof(uint64_t)) {
-		return size == 0 ? 0 : memcmp(a, b, size);
-	}
-	for (;;) {
-		uint64_t a_word = load_big_endian(a + at);
-		uint64_t b_word = load_big_endian(b + at);
-
-		if (a_word != b_word) {
-			return a_word < b_word ? -1 : 1;
-		}
-		if (at == size - sizeof(uint64_t)) {
-			return 0;
-		}
-		at += sizeof(uint64_t);
-		if (at > size - sizeof(uint64_t)) {
-			at = size - sizeof(uint64_t); /* the last word overlaps what is known to be equal */
-		}
-	}
-}
-
 static bool is_before(const struct node *node, const struct target *target) {
-	size_t node_bytes = node->key_bytes;
-	size_t common = node_bytes < target->key_bytes ? node_bytes : target->key_bytes;
-	int order = compare_bytes(key_of(node), target->key, common);
+	aidb_slice key = {key_of(node), node->key_bytes};
 
-	if (order != 0) {
-		return order < 0;
-	}
-	if (node_bytes != target->key_bytes) {
-		return node_bytes < target->key_bytes;
-	}
-	return lsm_sequence_of(node->trailer) > target->sequence;
+	return lsm_compare_versions(key, node->trailer, target->key, target->trailer) < 0;
 }
 
 /*
@@ -268,7 +227,7 @@ static void link_level(const lsm_arena *arena, struct node *node, lsm_ref ref, u
 void lsm_memtable_insert(const lsm_arena *arena, lsm_memtable *memtable, lsm_ref *piece, uint64_t seed, uint32_t index,
 						 const lsm_entry *entry, aidb_tag tag) {
 	unsigned height = height_of(seed, index);
-	struct target target = target_of(entry->key, entry->trailer);
+	struct target target = {entry->key, entry->trailer};
 	lsm_ref ref = *piece;
 	struct node *node = write_node(arena, ref, height, entry, tag);
 	struct splice splice;
@@ -291,13 +250,13 @@ static void stand_on(lsm_memtable_cursor *cursor, const struct node *node) {
 }
 
 void lsm_memtable_seek(lsm_memtable_cursor *cursor, aidb_slice key, uint64_t trailer) {
-	struct target target = target_of(key, trailer);
+	struct target target = {key, trailer};
 
 	find(cursor->arena, cursor->memtable, &target, &cursor->node);
 }
 
 void lsm_memtable_seek_before(lsm_memtable_cursor *cursor, aidb_slice key, uint64_t trailer) {
-	struct target target = target_of(key, trailer);
+	struct target target = {key, trailer};
 	lsm_ref after;
 
 	stand_on(cursor, find(cursor->arena, cursor->memtable, &target, &after));
@@ -334,7 +293,7 @@ void lsm_memtable_next(lsm_memtable_cursor *cursor) {
  * together, and the search stops before the first of them. */
 void lsm_memtable_prev(lsm_memtable_cursor *cursor) {
 	const struct node *present = node_at(cursor->arena, cursor->node);
-	struct target target = {key_of(present), present->key_bytes, lsm_sequence_of(present->trailer)};
+	struct target target = {{key_of(present), present->key_bytes}, present->trailer};
 	lsm_ref ref;
 	const struct node *before = find(cursor->arena, cursor->memtable, &target, &ref);
 

@@ -20,7 +20,7 @@
 #define SNAPSHOTS 6
 #define ITERATORS 4
 #define TAGS 64
-#define MAX_OPERATIONS 40
+#define MAX_OPERATIONS 24
 #define MAX_VALUE_BYTES (200u << 10)
 
 typedef struct version {
@@ -615,7 +615,7 @@ static void run_model(const test_recipe *recipe) {
 /* ---- The runs ------------------------------------------------------------------------------------------ */
 
 static void small_store_without_background(void **state) {
-	test_recipe mine = {.operations = 12000, .value_bytes = 1500, .deepest = 2};
+	test_recipe mine = {.operations = 8000, .value_bytes = 1500, .deepest = 2};
 
 	(void)state;
 	mine.options = store_small_options();
@@ -624,19 +624,22 @@ static void small_store_without_background(void **state) {
 }
 
 static void small_store_with_background_and_compression(void **state) {
-	test_recipe mine = {.operations = 12000, .value_bytes = 1500, .deepest = 1};
+	test_recipe mine = {.operations = 8000, .value_bytes = 1500, .deepest = 1};
 
 	(void)state;
 	mine.options = store_small_options();
+	mine.options.log_segment_bytes = 1 << 20;
 	mine.options.compression_default = AIDB_COMPRESSION_SNAPPY;
 	run_model(&mine);
 }
 
 static void small_store_with_tags(void **state) {
-	test_recipe mine = {.operations = 12000, .value_bytes = 1500, .deepest = 1, .attached = true};
+	test_recipe mine = {.operations = 8000, .value_bytes = 1500, .deepest = 1, .attached = true};
 
 	(void)state;
 	mine.options = store_small_options();
+	mine.options.log_segment_bytes = 1 << 20;
+	mine.options.file_bytes = 256 << 10;
 	run_model(&mine);
 }
 

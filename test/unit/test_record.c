@@ -311,6 +311,15 @@ static bool belongs(uint64_t position) {
 	return position % SEGMENT_BYTES >= LSM_SEGMENT_HEADER_BYTES;
 }
 
+/* Each bit in turn of the header at `fragment`, which is part of the record. */
+static void flip_header_bits(spanning *log, lsm_record_reader *reader, uint64_t fragment) {
+	for (unsigned bit = 0; bit < 8 * LSM_FRAGMENT_HEADER_BYTES; bit++) {
+		*log_byte(&log->log, fragment + bit / 8) ^= (uint8_t)(1u << bit % 8);
+		expect_end(reader, log->record);
+		*log_byte(&log->log, fragment + bit / 8) ^= (uint8_t)(1u << bit % 8);
+	}
+}
+
 static void every_flipped_byte_ends_the_log(void **state) {
 	spanning log;
 	lsm_record_reader reader;
@@ -331,11 +340,9 @@ static void every_flipped_byte_ends_the_log(void **state) {
 		*log_byte(&log.log, position) ^= (uint8_t)(1u << position % 8);
 		step = in_block > 200 && in_block < LSM_LOG_BLOCK_BYTES - 300 ? 37 : 1; /* long stretches of data: samples */
 	}
-	for (unsigned bit = 0; bit < 8 * LSM_FRAGMENT_HEADER_BYTES; bit++) {
-		*log_byte(&log.log, log.record + bit / 8) ^= (uint8_t)(1u << bit % 8);
-		expect_end(&reader, log.record);
-		*log_byte(&log.log, log.record + bit / 8) ^= (uint8_t)(1u << bit % 8);
-	}
+	flip_header_bits(&log, &reader, log.record);
+	flip_header_bits(&log, &reader, SEGMENT_BYTES + LSM_SEGMENT_HEADER_BYTES);
+	flip_header_bits(&log, &reader, SEGMENT_BYTES + LSM_LOG_BLOCK_BYTES);
 	expect_record(&reader, log.data, log.size, log.next);
 	lsm_record_reader_free(&reader);
 	free(log.log.ring);
