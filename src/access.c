@@ -299,7 +299,10 @@ static aipg_outcome change(const aipg_view *view, Oid relation, aidb_slice key, 
 	CommandId command = GetCurrentCommandId(true);
 
 	if (written != NULL) {
-		if (written->newest->command >= view->command || written->newest->is_delete) {
+		if (written->newest->command > view->command) {
+			return AIPG_TRIGGER_MODIFIED;
+		}
+		if (written->newest->command == view->command || written->newest->is_delete) {
 			return AIPG_SELF_MODIFIED;
 		}
 	} else {

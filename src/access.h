@@ -76,7 +76,8 @@ typedef enum aipg_outcome {
 	AIPG_DONE,
 	AIPG_DUPLICATE,     /* insert: a live row has this key, committed or own */
 	AIPG_SELF_MODIFIED, /* update, delete: this command has changed the row already; skip it, as for a heap row */
-	AIPG_CONFLICT,      /* update, delete: another transaction committed a newer version: 40001 */
+	AIPG_TRIGGER_MODIFIED, /* update, delete: what this command set off (a trigger, a function) has: 27000 */
+	AIPG_CONFLICT,		   /* update, delete: another transaction committed a newer version: 40001 */
 } aipg_outcome;
 
 /*

@@ -1,7 +1,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "db/layout.h"
 #include "db/recovery.h"
@@ -220,14 +219,14 @@ aidb_status aidb_open(const char *path, const aidb_options *options, aidb_db **d
 	if (rc != AIDB_OK) {
 		return rc;
 	}
-	memory = mmap(NULL, resolved.memory_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (memory == MAP_FAILED) {
+	memory = lsm_thread_host_map(resolved.memory_bytes);
+	if (memory == NULL) {
 		rc = lsm_fail(AIDB_NO_MEMORY, "could not map %llu bytes of memory: %s", (unsigned long long)resolved.memory_bytes,
 					  strerror(errno));
 	} else {
 		rc = open_embedded(memory, host, path, &resolved, db);
 		if (rc != AIDB_OK) {
-			munmap(memory, resolved.memory_bytes);
+			lsm_thread_host_unmap(memory, resolved.memory_bytes);
 		}
 	}
 	if (rc != AIDB_OK) {
@@ -254,7 +253,7 @@ void aidb_close(aidb_db *db) {
 	host->file_close(host->context, db->lock);
 	aidb_detach(db);
 	lsm_thread_host_destroy(host);
-	munmap(memory, bytes);
+	lsm_thread_host_unmap(memory, bytes);
 }
 
 /* ---- Destroying ---------------------------------------------------------------------------------------- */

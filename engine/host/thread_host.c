@@ -451,6 +451,16 @@ static void unregister_host(thread_host *host) {
 	pthread_mutex_unlock(&hosts_mutex);
 }
 
+void *lsm_thread_host_map(size_t bytes) {
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return memory == MAP_FAILED ? NULL : memory;
+}
+
+void lsm_thread_host_unmap(void *memory, size_t bytes) {
+	munmap(memory, bytes);
+}
+
 aidb_status lsm_thread_host_create(uint32_t members, aidb_host **out) {
 	size_t table_bytes = sizeof(shared_table) + (size_t)members * sizeof(_Atomic uint64_t);
 	thread_host *host;
@@ -467,8 +477,8 @@ aidb_status lsm_thread_host_create(uint32_t members, aidb_host **out) {
 	if (host == NULL) {
 		return lsm_fail(AIDB_NO_MEMORY, "out of memory for a host");
 	}
-	table = mmap(NULL, table_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (table == MAP_FAILED) {
+	table = lsm_thread_host_map(table_bytes);
+	if (table == NULL) {
 		free(host);
 		return lsm_fail(AIDB_NO_MEMORY, "could not map %zu bytes of shared memory: %s", table_bytes, strerror(errno));
 	}
@@ -502,6 +512,6 @@ void lsm_thread_host_destroy(aidb_host *host_interface) {
 		release_claims(host, my_claim); /* the table lives on in other processes */
 	}
 	unregister_host(host);
-	munmap(host->table, host->table_bytes);
+	lsm_thread_host_unmap(host->table, host->table_bytes);
 	free(host);
 }

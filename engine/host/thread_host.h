@@ -22,6 +22,11 @@ aidb_status lsm_thread_host_create(uint32_t members, aidb_host **host);
 /* Stops background threads too. No thread may be using the host. NULL is fine. */
 void lsm_thread_host_destroy(aidb_host *host);
 
+/* Zeroed memory that threads and forked processes share; NULL with errno when there is none. Pages are taken as they are
+ * touched. */
+void *lsm_thread_host_map(size_t bytes);
+void lsm_thread_host_unmap(void *memory, size_t bytes);
+
 typedef aidb_status (*lsm_thread_host_work)(void *argument, aidb_work_kind kind, bool *did);
 
 /*

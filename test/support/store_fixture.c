@@ -253,10 +253,19 @@ static int faulty_sync(void *context, int file) {
 	int error = atomic_load(&faults.sync_error[kind_of_file(file)]);
 	uint32_t delay_us = atomic_load(&faults.sync_delay_us);
 
+	(void)context;
+	atomic_fetch_add(&faults.syncs, 1);
 	if (delay_us > 0) {
 		sleep_us(delay_us);
 	}
-	return error != 0 ? error : below.file_sync(context, file);
+	return error;
+}
+
+static int count_directory_sync(void *context, const char *path) {
+	(void)context;
+	(void)path;
+	atomic_fetch_add(&faults.syncs, 1);
+	return 0;
 }
 
 static int faulty_allocate(void *context, int file, uint64_t size) {
@@ -317,6 +326,7 @@ static void put_faults_before(aidb_host *host) {
 	host->file_open = faulty_open;
 	host->file_write = faulty_write;
 	host->file_sync = faulty_sync;
+	host->directory_sync = count_directory_sync;
 	host->file_allocate = faulty_allocate;
 	host->file_rename = counted_rename;
 	host->wait = faulty_wait;

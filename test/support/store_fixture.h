@@ -49,15 +49,19 @@ void file_store(const char *path, const void *data, size_t size);
 typedef enum store_file { STORE_LOG, STORE_TABLE, STORE_MANIFEST, STORE_OTHER } store_file;
 #define STORE_FILES 4
 
-/* Errors are errno values that the host's functions give; 0: none. */
+/*
+ * Errors are errno values that the host's functions give; 0: none. Syncing only counts: what the tests take away is
+ * processes, not power, and the disk is spared.
+ */
 typedef struct store_faults {
 	_Atomic int allocate_error;
 	_Atomic int write_error[STORE_FILES];
 	_Atomic int sync_error[STORE_FILES];
 	_Atomic int before_log_error;
 	_Atomic int room_error; /* of waits that may take long */
-	_Atomic uint32_t sync_delay_us;
-	_Atomic uint32_t allocations; /* counts calls, as do the next */
+	_Atomic uint32_t sync_delay_us; /* how long a sync of a file takes */
+	_Atomic uint32_t syncs;			/* counts calls, as do the next */
+	_Atomic uint32_t allocations;
 	_Atomic uint32_t renames;
 	_Atomic uint32_t before_log_calls;
 	void (*at_point)(const char *name); /* NULL: nothing happens at fault points */
