@@ -112,12 +112,30 @@ static size_t common_bytes(aidb_slice a, aidb_slice b) {
 	return i;
 }
 
-/* The eight bytes of the key from `skip` on, as a number. */
-static double number_of(aidb_slice key, size_t skip) {
+#define DIGITS 8
+
+/* How bytes of keys are read as digits: what differs between keys often has few values, as decimal digits do. */
+typedef struct scale {
+	size_t skip; /* bytes that all keys have in common */
+	uint8_t lowest;
+	uint8_t highest;
+} scale;
+
+static void note_digits(scale *of, aidb_slice key) {
+	for (size_t i = of->skip; i < of->skip + DIGITS && i < key.size; i++) {
+		uint8_t byte = ((const uint8_t *)key.data)[i];
+
+		of->lowest = byte < of->lowest ? byte : of->lowest;
+		of->highest = byte > of->highest ? byte : of->highest;
+	}
+}
+
+static double number_of(const scale *of, aidb_slice key) {
+	double base = of->highest - of->lowest + 1;
 	double number = 0;
 
-	for (size_t i = skip; i < skip + 8; i++) {
-		number = number * 256 + (i < key.size ? ((const uint8_t *)key.data)[i] : 0);
+	for (size_t i = of->skip; i < of->skip + DIGITS; i++) {
+		number = number * base + (i < key.size ? ((const uint8_t *)key.data)[i] - of->lowest : 0);
 	}
 	return number;
 }
@@ -125,18 +143,23 @@ static double number_of(aidb_slice key, size_t skip) {
 /* The share of the memtable's keys that the range has, if keys are evenly spread between the first and the last. */
 static double interpolate(const estimating *range, lsm_memtable_cursor cursor) {
 	lsm_entry first, last;
-	double begin, end, width;
-	size_t skip;
+	aidb_slice begin, end;
+	scale of;
+	double width;
 
 	lsm_memtable_seek_first(&cursor);
 	lsm_memtable_entry(&cursor, &first);
 	lsm_memtable_seek_last(&cursor);
 	lsm_memtable_entry(&cursor, &last);
-	skip = common_bytes(first.key, last.key);
-	begin = number_of(from_lower(range, first.key) ? first.key : range->lower, skip);
-	end = number_of(before_upper(range, last.key) ? last.key : range->upper, skip);
-	width = number_of(last.key, skip) - number_of(first.key, skip);
-	return width <= 0 ? 1 : (end - begin) / width;
+	begin = from_lower(range, first.key) ? first.key : range->lower;
+	end = before_upper(range, last.key) ? last.key : range->upper;
+	of = (scale){.skip = common_bytes(first.key, last.key), .lowest = UINT8_MAX};
+	note_digits(&of, first.key);
+	note_digits(&of, last.key);
+	note_digits(&of, begin);
+	note_digits(&of, end);
+	width = number_of(&of, last.key) - number_of(&of, first.key);
+	return width > 0 ? (number_of(&of, end) - number_of(&of, begin)) / width : 1;
 }
 
 static void add_memtable(estimating *range, const lsm_memtable *memtable) {

@@ -188,6 +188,8 @@ typedef struct replay {
 	uint64_t segment; /* that `file` is */
 	uint64_t synced;  /* the highest synced position that a record bears */
 	aidb_sequence sequence;
+	bool any_header; /* read segments whatever their header */
+	bool bad_header; /* of the segment read last */
 } replay;
 
 /* Reads the log for the record reader; a segment that is missing or not that segment's is where the log ends. */
@@ -221,7 +223,8 @@ static aidb_status read_log(void *argument, uint64_t position, uint8_t *data, si
 		state->segment = segment;
 	}
 	error = db->host->file_read(db->host->context, state->file, header, sizeof(header), 0, &header_got);
-	if (error == 0 && header_got == sizeof(header) && lsm_segment_header_check(header, geometry, segment)) {
+	state->bad_header = header_got < sizeof(header) || !lsm_segment_header_check(header, geometry, segment);
+	if (error == 0 && (state->any_header || !state->bad_header)) {
 		if (size > geometry->segment_bytes - offset) {
 			size = (size_t)(geometry->segment_bytes - offset);
 		}
@@ -321,26 +324,64 @@ static aidb_status replay_record(replay *state, aidb_slice payload, uint64_t beg
 	return rc;
 }
 
-/* Whether the place where the log seems to end had been synced: then it is no torn tail. */
-static aidb_status check_end(replay *state, uint64_t end, uint64_t limit) {
+/* A log that begins beyond the header of a segment has records there. */
+static aidb_status check_begin(replay *state, uint64_t begin) {
+	uint8_t byte;
+	size_t got = 0;
+	aidb_status rc;
+
+	if (begin % state->db->shared->log.geometry.segment_bytes <= LSM_SEGMENT_HEADER_BYTES) {
+		return AIDB_OK;
+	}
+	rc = read_log(state, begin - 1, &byte, sizeof(byte), &got);
+	if (rc == AIDB_OK && got == 0) {
+		rc = corrupt_log(state, begin, "the segment in which the log begins is missing or damaged");
+	}
+	return rc;
+}
+
+/* Whether a record in [from, limit) tells that the log did not end at `end`: because it was synced beyond, or because
+ * the record's segment had a good header when it was written. */
+static aidb_status check_segment_beyond(replay *state, uint64_t from, uint64_t limit, uint64_t end) {
+	lsm_record_reader *reader = &state->reader;
 	aidb_status rc = AIDB_OK;
-	uint64_t from = end;
-	aidb_slice payload;
+
+	while (from < limit && rc == AIDB_OK) {
+		lsm_payload_head head;
+		lsm_reader payload_reader;
+		aidb_slice payload;
+
+		if (lsm_record_scan(reader, from, &rc) != LSM_RECORD_OK &&
+			(rc != AIDB_OK || lsm_record_resync(reader, from, limit, &rc) != LSM_RECORD_OK)) {
+			break;
+		}
+		if (lsm_record_read(reader, &payload, &rc) != LSM_RECORD_OK) {
+			break;
+		}
+		from = reader->position;
+		payload_reader = lsm_reader_of(payload.data, payload.size);
+		if (state->bad_header || (lsm_payload_head_read(&payload_reader, &head) && head.synced > end)) {
+			return corrupt_log(state, end, "the log is damaged below a position that later records know to be synced");
+		}
+	}
+	return rc;
+}
+
+/* Whether the place where the log seems to end had been synced: then it is no torn tail. */
+static aidb_status check_end(replay *state, const listing *list, uint64_t end) {
+	uint64_t segment_bytes = state->db->shared->log.geometry.segment_bytes;
+	aidb_status rc = AIDB_OK;
 
 	if (state->synced > end) {
 		return corrupt_log(state, end, "the log is damaged below its synced position");
 	}
-	while (lsm_record_resync(&state->reader, from, limit, &rc) == LSM_RECORD_OK) {
-		lsm_payload_head head;
-		lsm_reader reader;
+	state->any_header = true;
+	for (uint32_t i = 0; i < list->segment_count && rc == AIDB_OK; i++) {
+		uint64_t segment = list->segments[i];
+		uint64_t begin = segment * segment_bytes;
 
-		from = state->reader.position;
-		if (lsm_record_read(&state->reader, &payload, &rc) != LSM_RECORD_OK) {
-			continue;
-		}
-		reader = lsm_reader_of(payload.data, payload.size);
-		if (lsm_payload_head_read(&reader, &head) && head.synced > end) {
-			return corrupt_log(state, end, "the log is damaged below a position that later records know to be synced");
+		if (segment >= end / segment_bytes && segment < UINT64_MAX / segment_bytes) {
+			rc = check_segment_beyond(state, begin < end ? end : begin, begin + segment_bytes, end);
 		}
 	}
 	return rc;
@@ -408,13 +449,9 @@ static aidb_status replay_log(aidb_db *db, const listing *list, aidb_sequence la
 	lsm_log_geometry *geometry = &shared->log.geometry;
 	replay state = {.db = db, .file = -1, .sequence = 0};
 	uint64_t end = shared->manifest.log_start;
-	uint64_t limit = end;
 	aidb_slice payload;
-	aidb_status rc = AIDB_OK;
+	aidb_status rc = check_begin(&state, end);
 
-	if (list->segment_count > 0) {
-		limit = (list->segments[list->segment_count - 1] + 1) * geometry->segment_bytes;
-	}
 	state.reader.geometry = *geometry;
 	state.reader.source = read_log;
 	state.reader.source_argument = &state;
@@ -425,7 +462,7 @@ static aidb_status replay_log(aidb_db *db, const listing *list, aidb_sequence la
 		lsm_fault_point(db, "replayed");
 	}
 	if (rc == AIDB_OK) {
-		rc = check_end(&state, end, limit);
+		rc = check_end(&state, list, end);
 	}
 	if (state.file >= 0) {
 		db->host->file_close(db->host->context, state.file);
@@ -448,10 +485,25 @@ static aidb_status replay_log(aidb_db *db, const listing *list, aidb_sequence la
 
 /* ---- The whole ----------------------------------------------------------------------------------------- */
 
+/* A directory with files of a store and no manifest is no place for a new one: they would be taken for leavings. */
+static aidb_status check_empty(const aidb_db *db) {
+	listing list = {0};
+	aidb_status rc = list_directory(db, &list);
+
+	if (rc == AIDB_OK && list.segment_count + list.orphan_count > 0) {
+		rc = lsm_fail(AIDB_CORRUPT, "%s/MANIFEST: the file is missing, though there are others of a store; restore it from a backup",
+					  db->directory);
+	}
+	free(list.segments);
+	free(list.orphans);
+	return rc;
+}
+
 static aidb_status create_store(aidb_db *db) {
 	lsm_shared *shared = db->shared;
 	const aidb_host *host = db->host;
 	lsm_manifest_header *manifest = &shared->manifest;
+	aidb_status rc;
 	int error;
 
 	if (!shared->options.create_if_missing) {
@@ -460,6 +512,10 @@ static aidb_status create_store(aidb_db *db) {
 	error = host->directory_create(host->context, db->directory);
 	if (error != 0) {
 		return lsm_fail_errno(error, "create directory", db->directory);
+	}
+	rc = check_empty(db);
+	if (rc != AIDB_OK) {
+		return rc;
 	}
 	*manifest = (lsm_manifest_header){.store_id = host->random(host->context) | 1,
 									  .segment_bytes = shared->options.log_segment_bytes,

@@ -299,6 +299,34 @@ lsm_record_result lsm_record_resync(lsm_record_reader *reader, uint64_t position
 	return result;
 }
 
+lsm_record_result lsm_record_scan(lsm_record_reader *reader, uint64_t position, aidb_status *status) {
+	uint64_t before = reader->position;
+	uint64_t end = position + block_left(position);
+	uint64_t at = lsm_record_begin(&reader->geometry, position);
+	lsm_record_result result = LSM_RECORD_END;
+	aidb_status rc;
+
+	forget_block(reader);
+	rc = at < end ? load(reader, at) : AIDB_OK;
+	if (rc != AIDB_OK) {
+		*status = rc;
+		return LSM_RECORD_ERROR;
+	}
+	for (; reader->block_bytes > 0 && at + LSM_FRAGMENT_HEADER_BYTES <= end && result == LSM_RECORD_END; at++) {
+		fragment part;
+
+		result = read_fragment(reader, at, &part, status);
+		if (result == LSM_RECORD_OK) {
+			result = find_in_block(reader, at, end, status);
+		}
+	}
+	if (result != LSM_RECORD_OK) {
+		reader->position = before;
+		forget_block(reader);
+	}
+	return result;
+}
+
 void lsm_record_reader_free(lsm_record_reader *reader) {
 	free(reader->block);
 	reader->block = NULL;

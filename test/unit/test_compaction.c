@@ -55,7 +55,7 @@ static void set(uint32_t number, const char *value) {
 	must_put(db, key, whole, AIDB_LAZY);
 }
 
-static void expect_value(uint32_t number, const char *value) {
+static void expect_number(uint32_t number, const char *value) {
 	char key[16], whole[120];
 
 	snprintf(key, sizeof(key), "%08u", number);
@@ -89,14 +89,14 @@ static void test_merge(void **state) {
 	assert_int_equal(stats_of(db).compactions, 1);
 	assert_int_equal(tables(), files());
 	for (uint32_t i = 0; i < KEYS; i += 7) {
-		expect_value(i, "fourth");
+		expect_number(i, "fourth");
 	}
 	assert_ok(aidb_work(db, AIDB_WORK_COMPACT, &did));
 	assert_false(did);
 	store_crash(&store);
 	store_open(&store);
 	db = store.db;
-	expect_value(KEYS - 1, "fourth");
+	expect_number(KEYS - 1, "fourth");
 }
 
 /* Keys that only grow are never rewritten. */
@@ -114,8 +114,8 @@ static void test_moves(void **state) {
 	assert_int_equal(stats_of(db).compactions, 0);
 	assert_true(stats_of(db).moves > 10);
 	assert_int_equal(tables(), 20);
-	expect_value(0, "value");
-	expect_value(next - 1, "value");
+	expect_number(0, "value");
+	expect_number(next - 1, "value");
 }
 
 /* Nor do many small flushes leave many small files. */
@@ -128,7 +128,7 @@ static void test_small_files_join(void **state) {
 	}
 	assert_in_range(files(), 1, 10);
 	assert_int_equal(tables(), files());
-	expect_value(17, "value");
+	expect_number(17, "value");
 }
 
 static void test_deleted_keys_go(void **state) {
@@ -144,7 +144,7 @@ static void test_deleted_keys_go(void **state) {
 	store_settle(db);
 	assert_int_equal(stats_of(db).entries, 0);
 	assert_int_equal(tables(), 0);
-	expect_value(5, NULL);
+	expect_number(5, NULL);
 }
 
 static void test_snapshots_keep(void **state) {
@@ -236,11 +236,11 @@ static void test_failures_change_nothing(void **state) {
 	assert_status(aidb_work(db, AIDB_WORK_COMPACT, &did), AIDB_INTERRUPTED);
 	assert_int_equal(tables(), 4);
 	faults_clear();
-	expect_value(1, "fourth");
+	expect_number(1, "fourth");
 	assert_ok(aidb_work(db, AIDB_WORK_COMPACT, &did));
 	assert_int_equal(db->shared->compact_error, AIDB_OK);
 	assert_int_equal(tables(), files());
-	expect_value(1, "fourth");
+	expect_number(1, "fourth");
 }
 
 static void test_damaged_input(void **state) {
@@ -255,7 +255,7 @@ static void test_damaged_input(void **state) {
 	assert_status(aidb_work(db, AIDB_WORK_COMPACT, &did), AIDB_CORRUPT);
 	expect_error_names(first, "offset", NULL);
 	assert_int_equal(tables(), 4);
-	expect_value(1, "fourth");
+	expect_number(1, "fourth");
 }
 
 int main(void) {

@@ -177,7 +177,7 @@ static void test_no_memory_for_the_list(void **state) {
 	uint32_t count = 0;
 
 	(void)state;
-	set("a", "1");
+	must_put(db, "a", "1", AIDB_WRITE);
 	/* large pieces first, then what is left of the small ones: all of it */
 	for (uint64_t bytes = LSM_HEAP_MAX_BYTES; bytes >= LSM_HEAP_MIN_BYTES; bytes /= 2) {
 		lsm_ref ref;

@@ -234,7 +234,7 @@ static void damage_in_synced_log_is_told(void **state) {
 	crash_log(&log);
 	for (unsigned i = 0; i < 4; i += i == 0 ? 2 : 1) {
 		for (uint64_t offset = log.begin[i]; offset < log.end[i]; offset++) {
-			expect_corrupt_log(&log, offset, i == 0 ? LSM_SEGMENT_HEADER_BYTES : log.end[i - 1]);
+			expect_corrupt_log(&log, offset, i == 0 ? 0 : log.end[i - 1]);
 		}
 	}
 	store_destroy(&log.store);
