@@ -176,9 +176,9 @@ static aidb_status pick(compacting *run, bool *found) {
 	lsm_compaction_rules rules = {.file_bytes = options->file_bytes, .host = db->host};
 	aidb_status rc;
 
-	rules.level1_bytes = LSM_LEVEL0_TRIGGER *
-						 (options->write_buffer_bytes > options->file_bytes ? options->write_buffer_bytes
-																			: options->file_bytes);
+	rules.level1_bytes =
+		LSM_LEVEL0_TRIGGER *
+		(options->write_buffer_bytes > options->file_bytes ? options->write_buffer_bytes : options->file_bytes);
 	lsm_epoch_enter(&db->arena, member);
 	rc = lsm_compaction_pick(&db->arena, lsm_version_current(&db->arena, &db->shared->versions), &rules, &run->plan,
 							 found);

@@ -212,8 +212,7 @@ static bool may_move(const picking *pick) {
 	const lsm_compaction *compaction = pick->compaction;
 
 	return compaction->upper_count == 1 && compaction->lower_count == 0 &&
-		   (file_of(pick, compaction->inputs[0])->properties.deletes == 0 ||
-			compaction->deeper_begin[AIDB_LEVELS] > 0);
+		   (file_of(pick, compaction->inputs[0])->properties.deletes == 0 || compaction->deeper_begin[AIDB_LEVELS] > 0);
 }
 
 /* The compaction that starts with this file. */

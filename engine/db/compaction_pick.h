@@ -14,8 +14,8 @@
 
 #include "store/version.h"
 
-#define LSM_LEVEL0_TRIGGER 4	  /* files in level 0 that make its compaction due */
-#define LSM_LEVEL_GROWTH 10		  /* a level may have as many times the bytes of the one above */
+#define LSM_LEVEL0_TRIGGER 4 /* files in level 0 that make its compaction due */
+#define LSM_LEVEL_GROWTH 10  /* a level may have as many times the bytes of the one above */
 
 typedef struct lsm_compaction_rules {
 	uint64_t level1_bytes; /* that level 1 may have */

@@ -18,7 +18,7 @@ typedef struct flushing {
 	lsm_memtable *memtable;
 	int index;
 	uint64_t log_start; /* of what remains */
-	bool bottom;		/* no file has keys in the memtable's range */
+	bool bottom;        /* no file has keys in the memtable's range */
 } flushing;
 
 static uint32_t member_of(const aidb_db *db) {

@@ -44,10 +44,10 @@ struct aidb_iterator {
 
 	lsm_block_source source;
 	uint64_t version_number; /* that the merge was made for */
-	lsm_cursor *merge;		 /* NULL before first use, and after a failure to make it */
+	lsm_cursor *merge;       /* NULL before first use, and after a failure to make it */
 
-	uint32_t member; /* of the present call */
-	uint32_t passed; /* entries, since the epoch was entered */
+	uint32_t member;     /* of the present call */
+	uint32_t passed;     /* entries, since the epoch was entered */
 	key_copy passed_key; /* whose versions are being passed over */
 	uint32_t passed_versions;
 
@@ -425,9 +425,8 @@ aidb_status aidb_iterator_create(aidb_db *db, const aidb_read_options *options, 
 	created->source = lsm_source_of(db);
 	created->reading = (lsm_table_reading){.use = LSM_CACHE_FILL, .priority = LSM_CACHE_LOW};
 	if (options != NULL) {
-		created->view = (lsm_view){.sequence = options->sequence,
-								   .tag_visible = options->tag_visible,
-								   .tag_argument = options->tag_argument};
+		created->view = (lsm_view){
+			.sequence = options->sequence, .tag_visible = options->tag_visible, .tag_argument = options->tag_argument};
 		created->lower = options->lower;
 		created->upper = options->upper;
 		created->reading.use = options->skip_cache_fill ? LSM_CACHE_PEEK : LSM_CACHE_FILL;

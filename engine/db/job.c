@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define ENTRIES_PER_CHECK 16384
+#define ENTRIES_PER_CHECK 4096
 
 aidb_status lsm_check_interrupt(const aidb_db *db) {
 	lsm_event *event = &db->shared->versions.changed;
@@ -76,7 +76,8 @@ static aidb_status describe_file(lsm_job *job, const lsm_table_description *made
 
 	if (file == 0) {
 		remove_file(job->db, job->number);
-		return lsm_fail(AIDB_NO_MEMORY, "the arena has no memory left for the list of files; give the store more memory");
+		return lsm_fail(AIDB_NO_MEMORY,
+						"the arena has no memory left for the list of files; give the store more memory");
 	}
 	job->files[job->count] = file;
 	job->levels[job->count] = (uint8_t)job->level;
@@ -174,7 +175,8 @@ static aidb_status install(aidb_db *db, const lsm_version_edit *edit, aidb_seque
 	aidb_status rc;
 
 	if (ref == 0) {
-		return lsm_fail(AIDB_NO_MEMORY, "the arena has no memory left for the list of files; give the store more memory");
+		return lsm_fail(AIDB_NO_MEMORY,
+						"the arena has no memory left for the list of files; give the store more memory");
 	}
 	version = lsm_at(&db->arena, ref);
 	header = next_header(db, version, max_sequence);

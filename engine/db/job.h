@@ -19,7 +19,7 @@ typedef struct lsm_job {
 	aidb_sequence *snapshots;
 	lsm_retention retention;
 	lsm_table_writer *writer; /* NULL: no file is being written */
-	uint64_t number;		  /* of that file */
+	uint64_t number;          /* of that file */
 	uint32_t last_key_bytes;
 	uint8_t last_key[AIDB_MAX_KEY_BYTES];
 	/* files that are complete */

@@ -346,16 +346,13 @@ static aidb_status check_segment_beyond(replay *state, uint64_t from, uint64_t l
 	lsm_record_reader *reader = &state->reader;
 	aidb_status rc = AIDB_OK;
 
-	while (from < limit && rc == AIDB_OK) {
+	while (from < limit) {
 		lsm_payload_head head;
 		lsm_reader payload_reader;
 		aidb_slice payload;
 
-		if (lsm_record_scan(reader, from, &rc) != LSM_RECORD_OK &&
-			(rc != AIDB_OK || lsm_record_resync(reader, from, limit, &rc) != LSM_RECORD_OK)) {
-			break;
-		}
-		if (lsm_record_read(reader, &payload, &rc) != LSM_RECORD_OK) {
+		if (lsm_record_resync(reader, from, limit, &rc) != LSM_RECORD_OK ||
+			lsm_record_read(reader, &payload, &rc) != LSM_RECORD_OK) {
 			break;
 		}
 		from = reader->position;

@@ -63,7 +63,7 @@ aidb_status lsm_block_seal(aidb_slice contents, aidb_compression compression, ui
 /* The size of the contents of a sealed block that was read from disk, after checking its checksum. `sealed` holds
  * payload and envelope. `path` is for messages. AIDB_CORRUPT; AIDB_UNSUPPORTED for an unknown compression. */
 aidb_status lsm_block_open(aidb_slice sealed, uint64_t offset, const char *path, size_t *contents_size);
-/* Puts the contents of a block that lsm_block_open accepted into `to`, which has room for contents_size as it gave it. */
+/* Puts the contents of a block that lsm_block_open accepted into `to`, which has room for the size that it gave. */
 aidb_status lsm_block_unpack(aidb_slice sealed, uint64_t offset, const char *path, uint8_t *to, size_t contents_size);
 
 /* -- reading -- */

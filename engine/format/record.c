@@ -249,38 +249,35 @@ lsm_record_result lsm_record_read(lsm_record_reader *reader, aidb_slice *payload
 	return result;
 }
 
-/* Looks for a record that begins in [position, end), which lies within a block, walking over valid fragments. */
+/* Looks for a record that begins in [position, end), which lies within a block, byte by byte: damage may have hit the
+ * lengths by which one would walk. */
 static lsm_record_result find_in_block(lsm_record_reader *reader, uint64_t position, uint64_t end,
 									   aidb_status *status) {
-	while (position < end) {
-		fragment part;
-		lsm_record_result result = read_fragment(reader, position, &part, status);
+	lsm_record_result result = LSM_RECORD_END;
 
-		if (result != LSM_RECORD_OK) {
-			return result;
-		}
-		if (part.type == LSM_FRAGMENT_FULL || part.type == LSM_FRAGMENT_FIRST) {
+	for (; position < end && block_left(position) >= LSM_FRAGMENT_HEADER_BYTES && result == LSM_RECORD_END; position++) {
+		fragment part;
+
+		result = read_fragment(reader, position, &part, status);
+		if (result == LSM_RECORD_OK) {
 			aidb_slice payload;
 
 			reader->position = position;
 			result = lsm_record_read(reader, &payload, status);
 			reader->position = position;
-			return result; /* a FIRST reaches to the end of its block: nothing more to be found here */
 		}
-		position = lsm_record_begin(&reader->geometry, part.end);
 	}
-	return LSM_RECORD_END;
+	return result;
 }
 
 lsm_record_result lsm_record_resync(lsm_record_reader *reader, uint64_t position, uint64_t limit, aidb_status *status) {
 	uint64_t before = reader->position;
-	uint64_t block = position + block_left(position);
 	lsm_record_result result = LSM_RECORD_END;
 
 	forget_block(reader);
-	for (; result == LSM_RECORD_END && block < limit; block += LSM_LOG_BLOCK_BYTES) {
-		uint64_t begin = lsm_record_begin(&reader->geometry, block);
-		uint64_t end = block + LSM_LOG_BLOCK_BYTES;
+	while (result == LSM_RECORD_END && position < limit) {
+		uint64_t begin = lsm_record_begin(&reader->geometry, position);
+		uint64_t end = begin + block_left(begin);
 		aidb_status rc = load(reader, begin);
 
 		if (rc != AIDB_OK) {
@@ -291,34 +288,7 @@ lsm_record_result lsm_record_resync(lsm_record_reader *reader, uint64_t position
 		} else {
 			result = find_in_block(reader, begin, end < limit ? end : limit, status);
 		}
-	}
-	if (result != LSM_RECORD_OK) {
-		reader->position = before;
-		forget_block(reader);
-	}
-	return result;
-}
-
-lsm_record_result lsm_record_scan(lsm_record_reader *reader, uint64_t position, aidb_status *status) {
-	uint64_t before = reader->position;
-	uint64_t end = position + block_left(position);
-	uint64_t at = lsm_record_begin(&reader->geometry, position);
-	lsm_record_result result = LSM_RECORD_END;
-	aidb_status rc;
-
-	forget_block(reader);
-	rc = at < end ? load(reader, at) : AIDB_OK;
-	if (rc != AIDB_OK) {
-		*status = rc;
-		return LSM_RECORD_ERROR;
-	}
-	for (; reader->block_bytes > 0 && at + LSM_FRAGMENT_HEADER_BYTES <= end && result == LSM_RECORD_END; at++) {
-		fragment part;
-
-		result = read_fragment(reader, at, &part, status);
-		if (result == LSM_RECORD_OK) {
-			result = find_in_block(reader, at, end, status);
-		}
+		position = end;
 	}
 	if (result != LSM_RECORD_OK) {
 		reader->position = before;

@@ -68,11 +68,10 @@ typedef struct lsm_record_reader {
 /* LSM_RECORD_OK: *payload holds until the next call and reader->position is after the record. LSM_RECORD_END:
  * reader->position is where the log ends; a later call reads there anew. */
 lsm_record_result lsm_record_read(lsm_record_reader *reader, aidb_slice *payload, aidb_status *status);
-/* Looks for the first fragment that starts a valid record at or beyond the next block boundary after `position`, up to
- * `limit`: whether damage lies in the middle of the log. Leaves the reader at that record on LSM_RECORD_OK. */
+/* Looks for the first fragment at or beyond `position` that starts a valid record, at whatever byte, up to `limit` or the
+ * end of what the source has: whether damage lies in the middle of the log. Leaves the reader at that record on
+ * LSM_RECORD_OK. */
 lsm_record_result lsm_record_resync(lsm_record_reader *reader, uint64_t position, uint64_t limit, aidb_status *status);
-/* The same for a record that begins at or beyond `position` in its block, at whatever byte. */
-lsm_record_result lsm_record_scan(lsm_record_reader *reader, uint64_t position, aidb_status *status);
 void lsm_record_reader_free(lsm_record_reader *reader);
 
 #endif

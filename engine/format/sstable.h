@@ -29,8 +29,8 @@
 #define LSM_SSTABLE_MAGIC 0x3173737442444941ull /* "AIDBtss1" */
 #define LSM_SSTABLE_VERSION 1u
 #define LSM_FOOTER_BYTES 52
-/* Three entries with the longest keys fit a node, and so 3^13 data blocks below this: more than 6 GB before compression,
- * in the very worst case. */
+/* Three entries with the longest keys fit a node, and so, in the very worst case, this is enough for 3^13 data blocks:
+ * more than 6 GB before compression. */
 #define LSM_MAX_INDEX_LEVEL 12
 
 #define LSM_PROPERTIES_VERSION 1u

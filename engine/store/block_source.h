@@ -27,8 +27,8 @@ typedef struct lsm_block_source {
 /* Bytes of a file read ahead of their use, for those who go through it in order. Zero-initialise. */
 typedef struct lsm_readahead {
 	aidb_buffer bytes;
-	uint64_t begin;		   /* file offset of bytes.data; bytes.size are valid */
-	uint64_t expected;	   /* where a reader in order goes on */
+	uint64_t begin;        /* file offset of bytes.data; bytes.size are valid */
+	uint64_t expected;     /* where a reader in order goes on */
 	uint32_t window_bytes; /* of the next read */
 } lsm_readahead;
 
@@ -41,8 +41,8 @@ void lsm_readahead_free(lsm_readahead *ahead);
 
 /* How a reader wants its blocks. */
 typedef enum lsm_cache_use {
-	LSM_CACHE_FILL,	  /* keep what was read from disk */
-	LSM_CACHE_PEEK,	  /* look, but keep nothing */
+	LSM_CACHE_FILL,   /* keep what was read from disk */
+	LSM_CACHE_PEEK,   /* look, but keep nothing */
 	LSM_CACHE_BYPASS, /* do not even look */
 } lsm_cache_use;
 

@@ -24,7 +24,7 @@ static inline bool lsm_view_sees(const lsm_view *view, const lsm_entry *entry) {
 typedef struct lsm_lookup {
 	lsm_view view;
 	aidb_slice key;
-	uint64_t hash;		/* lsm_filter_hash of the key */
+	uint64_t hash;      /* lsm_filter_hash of the key */
 	aidb_buffer *value; /* gets the value; may be NULL */
 
 	bool decided; /* a visible version was found; the next two say which */

@@ -180,7 +180,8 @@ static aidb_status read_file(const aidb_host *host, const char *path, aidb_buffe
 	error = host->file_size(host->context, file, &size);
 	rc = error == 0 ? AIDB_OK : lsm_fail_errno(error, "get the size of file", path);
 	if (rc == AIDB_OK && size > MAX_MANIFEST_BYTES) {
-		rc = lsm_fail(AIDB_CORRUPT, "%s: offset 0: a manifest of %llu bytes is too large to be true; restore the store from a backup",
+		rc = lsm_fail(AIDB_CORRUPT,
+					  "%s: offset 0: a manifest of %llu bytes is too large to be true; restore the store from a backup",
 					  path, (unsigned long long)size);
 	}
 	if (rc == AIDB_OK) {

@@ -14,12 +14,12 @@
 
 /* Everything in it but the files. */
 typedef struct lsm_manifest_header {
-	uint64_t store_id;			/* random, never 0 */
-	uint64_t segment_bytes;		/* of the log */
+	uint64_t store_id;      /* random, never 0 */
+	uint64_t segment_bytes; /* of the log */
 	uint64_t next_file_number;
 	aidb_sequence last_sequence; /* no commit before this was lost track of */
-	uint64_t log_start;			/* recovery replays the log from here */
-	uint64_t edit;				/* counts writes of the manifest */
+	uint64_t log_start;          /* recovery replays the log from here */
+	uint64_t edit;               /* counts writes of the manifest */
 } lsm_manifest_header;
 
 /* Called for each file; `level` below AIDB_LEVELS. The file is in the order of its level. */

@@ -6,7 +6,7 @@
 
 typedef struct merge_cursor {
 	lsm_cursor base;
-	uint32_t count;	 /* of all sources */
+	uint32_t count;  /* of all sources */
 	uint32_t active; /* of those that stand on an entry: `order` holds them, in the order of their entries */
 	bool backward;
 	lsm_cursor **sources;
@@ -171,8 +171,8 @@ static void turn(merge_cursor *merge, bool backward) {
 			seek_source_before(source, entry->key, entry->trailer);
 		} else {
 			source->ops->seek(source, entry->key, entry->trailer);
-			if (source->valid && lsm_compare_versions(source->entry.key, source->entry.trailer, entry->key,
-													  entry->trailer) == 0) {
+			if (source->valid &&
+				lsm_compare_versions(source->entry.key, source->entry.trailer, entry->key, entry->trailer) == 0) {
 				source->ops->next(source);
 			}
 		}

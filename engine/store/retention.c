@@ -73,7 +73,6 @@ bool lsm_retention_keep(lsm_retention *retention, lsm_entry *entry) {
 	if (seen_from >= hidden_by) {
 		return false;
 	}
-	return !(lsm_is_delete(entry->trailer) && !lsm_is_tagged(entry->trailer) &&
-			 seen_from == retention->snapshots[0] && retention->is_bottom != NULL &&
-			 retention->is_bottom(retention->bottom_argument, entry->key));
+	return !(lsm_is_delete(entry->trailer) && !lsm_is_tagged(entry->trailer) && seen_from == retention->snapshots[0] &&
+			 retention->is_bottom != NULL && retention->is_bottom(retention->bottom_argument, entry->key));
 }

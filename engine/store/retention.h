@@ -23,9 +23,9 @@ typedef struct lsm_retention {
 	/* Zero at first. */
 	bool has_key;
 	uint32_t key_bytes;
-	aidb_sequence last;	 /* of the key's last version met */
+	aidb_sequence last;  /* of the key's last version met */
 	aidb_sequence plain; /* of its last plain version met; AIDB_SEQUENCE_LATEST: none */
-	aidb_tag known_tag;	 /* the tag asked for last; 0: none */
+	aidb_tag known_tag;  /* the tag asked for last; 0: none */
 	aidb_tag_fate known_fate;
 	uint8_t key[AIDB_MAX_KEY_BYTES];
 } lsm_retention;

@@ -45,8 +45,7 @@ static aidb_status search_node(lsm_block_source *source, const lsm_table *table,
 	lsm_block_cursor_open(&cursor, block.contents);
 	lsm_block_cursor_seek(&cursor, key, trailer);
 	*inside = cursor.valid;
-	if (cursor.corrupt ||
-		(cursor.valid && !lsm_index_entry(cursor.entry.value, level, &way->child, &way->filter))) {
+	if (cursor.corrupt || (cursor.valid && !lsm_index_entry(cursor.entry.value, level, &way->child, &way->filter))) {
 		rc = malformed(source, table, node);
 	} else if (cursor.valid) {
 		way->passed_same_key = lsm_equal(cursor.entry.key, key);

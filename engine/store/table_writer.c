@@ -58,9 +58,9 @@ aidb_status lsm_table_writer_create(const aidb_host *host, const char *directory
 		rc = lsm_sstable_builder_create(options, take_bytes, created, &created->builder);
 	}
 	if (rc == AIDB_OK) {
-		error = host->file_open(host->context, created->path,
-								AIDB_FILE_READ | AIDB_FILE_WRITE | AIDB_FILE_CREATE | AIDB_FILE_EXCLUSIVE,
-								&created->file);
+		error =
+			host->file_open(host->context, created->path,
+							AIDB_FILE_READ | AIDB_FILE_WRITE | AIDB_FILE_CREATE | AIDB_FILE_EXCLUSIVE, &created->file);
 		if (error != 0) {
 			created->file = -1;
 			rc = lsm_fail_errno(error, "create file", created->path);

@@ -121,7 +121,8 @@ static void fill_memtables(lsm_version *version, const lsm_version *old, const l
 	assert(version->memtable_count > 0);
 }
 
-lsm_ref lsm_version_build(const lsm_arena *arena, lsm_heap *heap, lsm_versions *versions, const lsm_version_edit *edit) {
+lsm_ref lsm_version_build(const lsm_arena *arena, lsm_heap *heap, lsm_versions *versions,
+						  const lsm_version_edit *edit) {
 	const lsm_version *old = lsm_version_current(arena, versions);
 	uint32_t files = old->level_begin[AIDB_LEVELS] + edit->added_count - edit->removed_count;
 	uint64_t bytes = version_bytes(files);
@@ -148,7 +149,8 @@ aidb_status lsm_versions_init(const lsm_arena *arena, lsm_heap *heap, lsm_versio
 	lsm_version *version;
 
 	if (ref == 0) {
-		return lsm_fail(AIDB_NO_MEMORY, "the arena has no memory left for the list of files; give the store more memory");
+		return lsm_fail(AIDB_NO_MEMORY,
+						"the arena has no memory left for the list of files; give the store more memory");
 	}
 	version = lsm_at(arena, ref);
 	version->number = 1;

@@ -43,10 +43,10 @@ typedef struct lsm_version {
 	uint64_t bytes; /* of this allocation */
 	uint64_t retired_epoch;
 	lsm_ref next_retired;
-	uint32_t memtable_count;			/* at least 1 */
-	uint32_t memtables[LSM_MEMTABLES];  /* indexes, newest first; the first takes writes */
+	uint32_t memtable_count;               /* at least 1 */
+	uint32_t memtables[LSM_MEMTABLES];     /* indexes, newest first; the first takes writes */
 	uint32_t level_begin[AIDB_LEVELS + 1]; /* level l: files[level_begin[l] .. level_begin[l + 1]) */
-	lsm_ref files[];					/* level 0: newest first; others: by key, not overlapping */
+	lsm_ref files[];                       /* level 0: newest first; others: by key, not overlapping */
 } lsm_version;
 
 static inline uint32_t lsm_level_count(const lsm_version *version, int level) {
@@ -75,7 +75,7 @@ typedef struct lsm_versions {
 /* What a new version does differently from the one it follows. A file that is both removed and added moves to another
  * level. */
 typedef struct lsm_version_edit {
-	int add_memtable;	/* index of the new active memtable, or -1 */
+	int add_memtable;    /* index of the new active memtable, or -1 */
 	int remove_memtable; /* index of a flushed memtable, or -1 */
 	const lsm_ref *added_files;
 	const uint8_t *added_levels;

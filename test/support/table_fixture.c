@@ -114,8 +114,7 @@ bool entries_equal(const lsm_entry *a, const lsm_entry *b) {
 uint32_t entries_find(const entry_list *list, aidb_slice key, uint64_t trailer) {
 	uint32_t i = 0;
 
-	while (i < list->count &&
-		   lsm_compare_versions(list->entries[i].key, list->entries[i].trailer, key, trailer) < 0) {
+	while (i < list->count && lsm_compare_versions(list->entries[i].key, list->entries[i].trailer, key, trailer) < 0) {
 		i++;
 	}
 	return i;
@@ -191,8 +190,8 @@ lsm_cursor *entries_cursor(const entry_list *list, aidb_status error, uint32_t e
 	list_cursor *cursor = calloc(1, sizeof(*cursor));
 
 	assert_non_null(cursor);
-	*cursor = (list_cursor){
-		.base = {.ops = &list_ops}, .list = list, .at = UINT32_MAX, .error = error, .error_at = error_at};
+	*cursor =
+		(list_cursor){.base = {.ops = &list_ops}, .list = list, .at = UINT32_MAX, .error = error, .error_at = error_at};
 	return &cursor->base;
 }
 

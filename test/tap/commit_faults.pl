@@ -248,8 +248,7 @@ sub kill_at {
 my @common = (
 	[ precommit_begin => 'absent' ],
 	[ precommit_locked => 'absent' ],
-	[ precommit_checked => 'absent' ],
-	[ sequence_taken => 'absent' ]);
+	[ precommit_checked => 'absent' ]);
 
 my %steps = (
 	plain => {
@@ -257,6 +256,7 @@ my %steps = (
 			@common,
 			[ precommit_reserved => 'absent' ],
 			[ commit_begin => 'absent' ],
+			[ sequence_taken => 'absent' ],
 			[ log_copied => 'either' ],
 			[ memtable_inserted => 'either' ],
 			[ log_written => 'present' ],
@@ -267,6 +267,7 @@ my %steps = (
 			@common,
 			[ precommit_reserved => 'absent' ],
 			[ commit_begin => 'absent' ],
+			[ sequence_taken => 'absent' ],
 			[ log_copied => 'either' ],
 			[ memtable_inserted => 'either' ],
 			[ published => 'either' ],
@@ -353,6 +354,7 @@ for my $point (qw(flush_written manifest_written)) {
 # The step is reached by a process of the server, which takes all others with it.
 sub die_in_server {
 	my ($point, $provoke) = @_;
+	transact(AidbSession->connect_until($node), $_, ++$number) for qw(plain mixed large);
 	$node->stop('fast');
 	$node->append_conf('postgresql.conf', "aidb.fault_point = '$point=kill-all'");
 	my @children = $node->start(fail_ok => 1) ? $node->children : ();

@@ -6,7 +6,7 @@
 
 #include "arena_fixture.h"
 
-#define REPLACEMENTS 100000u
+#define REPLACEMENTS 20000u
 #define OBJECTS 2u /* so that what was replaced is used again at once */
 #define OBJECT_WORDS 8u
 #define LOOKS 16u

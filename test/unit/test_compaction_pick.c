@@ -95,8 +95,8 @@ static void assert_inputs(int level, int output_level, const char *expected) {
 	for (uint32_t i = 0; i < picked.upper_count + picked.lower_count; i++) {
 		size_t length = strlen(shown);
 
-		snprintf(shown + length, sizeof(shown) - length, "%s%s%u", i > 0 ? " " : "", i == picked.upper_count ? "| " : "",
-				 (unsigned)table_fixture_file(&fixture, picked.inputs[i])->number);
+		snprintf(shown + length, sizeof(shown) - length, "%s%s%u", i > 0 ? " " : "",
+				 i == picked.upper_count ? "| " : "", (unsigned)table_fixture_file(&fixture, picked.inputs[i])->number);
 	}
 	assert_string_equal(shown, expected);
 }
@@ -104,7 +104,10 @@ static void assert_inputs(int level, int output_level, const char *expected) {
 static void test_nothing_due(void **state) {
 	(void)state;
 	assert_false(pick());
-	ADD({{0, 10, "a", "z", 10, 0, 0}, {0, 11, "a", "z", 10, 0, 0}, {0, 12, "a", "z", 10, 0, 0}, {1, 1, "a", "z", 90, 0, 0}});
+	ADD({{0, 10, "a", "z", 10, 0, 0},
+		 {0, 11, "a", "z", 10, 0, 0},
+		 {0, 12, "a", "z", 10, 0, 0},
+		 {1, 1, "a", "z", 90, 0, 0}});
 	assert_false(pick());
 }
 
@@ -166,9 +169,12 @@ static void test_small_neighbours_join(void **state) {
 
 static void test_fullest_level_goes_first(void **state) {
 	(void)state;
-	ADD({{0, 20, "a", "z", 10, 0, 0}, {0, 21, "a", "z", 10, 0, 0}, {0, 22, "a", "z", 10, 0, 0},
+	ADD({{0, 20, "a", "z", 10, 0, 0},
+		 {0, 21, "a", "z", 10, 0, 0},
+		 {0, 22, "a", "z", 10, 0, 0},
 		 {0, 23, "a", "z", 10, 0, 0}, /* 4 of 4 */
-		 {1, 1, "a", "c", 60, 0, 0}, {1, 2, "d", "f", 60, 0, 0}, /* 120 of 100 */
+		 {1, 1, "a", "c", 60, 0, 0},
+		 {1, 2, "d", "f", 60, 0, 0},     /* 120 of 100 */
 		 {2, 3, "a", "z", 1100, 0, 0}}); /* 1100 of 1000 */
 	assert_true(pick());
 	assert_inputs(1, 2, "1 | 3");

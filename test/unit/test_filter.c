@@ -18,13 +18,12 @@ static aidb_slice slice_of(const aidb_buffer *buffer) {
 	return (aidb_slice){buffer->data, buffer->size};
 }
 
-/* Hashes of the keys "key-first", "key-first+1", ... */
+/* Hashes of `count` numbers from `first` on. */
 static void hash_keys(uint64_t first, uint64_t *hashes, uint32_t count) {
 	for (uint32_t i = 0; i < count; i++) {
-		char key[32];
-		int size = snprintf(key, sizeof(key), "key-%" PRIu64, first + i);
+		uint64_t key = first + i;
 
-		hashes[i] = lsm_filter_hash((aidb_slice){key, (size_t)size});
+		hashes[i] = lsm_filter_hash((aidb_slice){&key, sizeof(key)});
 	}
 }
 

@@ -26,7 +26,7 @@ static const struct expected {
 	uint64_t number;
 	int level;
 	const char *smallest, *largest;
-} expected[FILES] = {{9, 0, "a", "z"}, {8, 0, "", "c"},	 {3, 1, "a", "b"},	 {4, 1, "c", "d"},
+} expected[FILES] = {{9, 0, "a", "z"}, {8, 0, "", "c"},  {3, 1, "a", "b"},  {4, 1, "c", "d"},
 					 {1, 2, "a", "d"}, {2, 6, "x", "y"}, {12, 6, "y1", "z"}};
 
 typedef struct manifest_fixture {
@@ -115,9 +115,9 @@ static int set_up(void **state) {
 	for (uint32_t i = 0; i < FILES; i++) {
 		lsm_sstable_properties properties = properties_of(expected[i].number);
 
-		files[i] = lsm_file_create(arena, &fixture.tables.heap, expected[i].number, &properties,
-								   text(expected[i].smallest), expected[i].number * 3, text(expected[i].largest),
-								   expected[i].number * 5);
+		files[i] =
+			lsm_file_create(arena, &fixture.tables.heap, expected[i].number, &properties, text(expected[i].smallest),
+							expected[i].number * 3, text(expected[i].largest), expected[i].number * 5);
 		levels[i] = (uint8_t)expected[i].level;
 	}
 	edit.added_files = files;
@@ -142,8 +142,7 @@ static aidb_status write_manifest(uint64_t edit) {
 	lsm_manifest_header written = header;
 
 	written.edit = edit;
-	return lsm_manifest_write(arena, fixture.tables.directory, &written,
-							  lsm_version_current(arena, &fixture.versions));
+	return lsm_manifest_write(arena, fixture.tables.directory, &written, lsm_version_current(arena, &fixture.versions));
 }
 
 static aidb_status check_file(void *argument, int level, uint64_t number, const lsm_sstable_properties *properties,

@@ -311,7 +311,7 @@ static lsm_entry entry_of(unsigned writer, unsigned i, char *key, char *value) {
 	uint64_t mix = (uint64_t)i * WRITERS + writer;
 	uint64_t spread = fixture_random(&mix);
 
-	snprintf(key, 24, "%016llx", (unsigned long long)(i % 16 == 0 ? i / 16 : spread));
+	snprintf(key, 24, "%016llx", (unsigned long long)(i % 2 == 0 ? 0 : spread));
 	snprintf(value, 24, "%u.%u", writer, i);
 	return (lsm_entry){slice_of(key), lsm_trailer((uint64_t)i * WRITERS + writer + 1, LSM_KIND_PUT), slice_of(value)};
 }

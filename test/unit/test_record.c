@@ -506,8 +506,12 @@ static void resync_finds_what_lies_behind_damage(void **state) {
 	reader = reader_at(&log.log, log.first);
 	*log_byte(&log.log, log.first + 8) ^= 1;
 	expect_end(&reader, log.first);
-	/* the damaged record's block ends with the FIRST of the spanning one, which counts as lost with it; the first
-	 * that begins beyond is the next one */
+	/* the record that follows in the same block */
+	assert_int_equal(lsm_record_resync(&reader, log.first, log.end, &status), LSM_RECORD_OK);
+	assert_true(lsm_record_begin(&geometry, log.record) == reader.position);
+	expect_record(&reader, log.data, log.size, log.next);
+	/* that one damaged in its last fragment, too: the next, in the damaged fragment's block */
+	*log_byte(&log.log, log.next - 1) ^= 1;
 	assert_int_equal(lsm_record_resync(&reader, log.first, log.end, &status), LSM_RECORD_OK);
 	assert_true(lsm_record_begin(&geometry, log.next) == reader.position);
 	expect_record(&reader, "next", 4, log.end);
@@ -523,7 +527,6 @@ static void resync_finds_what_lies_behind_damage(void **state) {
 	free(log.log.ring);
 }
 
-/* A block whose walk meets damage hides the rest of itself, not the blocks after it. */
 static void resync_goes_on_in_later_blocks(void **state) {
 	test_log log = log_create(RING_BYTES);
 	lsm_record_reader reader = reader_at(&log, 0);
@@ -542,7 +545,7 @@ static void resync_goes_on_in_later_blocks(void **state) {
 	for (uint64_t block = 0; block < 3; block++) {
 		uint64_t first = lsm_record_begin(&geometry, block * LSM_LOG_BLOCK_BYTES);
 
-		memset(log_byte(&log, first), 0x5a, 100);
+		memset(log_byte(&log, first), 0x5a, LSM_LOG_BLOCK_BYTES - first % LSM_LOG_BLOCK_BYTES);
 	}
 	expect_end(&reader, 0);
 	assert_int_equal(lsm_record_resync(&reader, 0, position, &status), LSM_RECORD_OK);

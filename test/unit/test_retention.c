@@ -254,8 +254,12 @@ static void test_readers_see_the_same(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_snapshots),  cmocka_unit_test(test_gaps), cmocka_unit_test(test_duplicates),
-		cmocka_unit_test(test_tombstones), cmocka_unit_test(test_tags), cmocka_unit_test(test_asks_once),
+		cmocka_unit_test(test_snapshots),
+		cmocka_unit_test(test_gaps),
+		cmocka_unit_test(test_duplicates),
+		cmocka_unit_test(test_tombstones),
+		cmocka_unit_test(test_tags),
+		cmocka_unit_test(test_asks_once),
 		cmocka_unit_test(test_readers_see_the_same),
 	};
 

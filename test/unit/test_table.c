@@ -83,8 +83,7 @@ static void check_get(table_fixture *fixture, const lsm_table *table, const entr
 	if (expected != NULL) {
 		assert_int_equal(lookup.version, lsm_sequence_of(expected->trailer));
 		assert_int_equal(lookup.deleted, lsm_is_delete(expected->trailer));
-		assert_true(lookup.deleted ||
-					lsm_equal((aidb_slice){value.data, value.size}, lsm_user_value(expected)));
+		assert_true(lookup.deleted || lsm_equal((aidb_slice){value.data, value.size}, lsm_user_value(expected)));
 	}
 	aidb_buffer_free(&value);
 }
@@ -95,9 +94,9 @@ static void check_gets(table_fixture *fixture, lsm_ref file, const entry_list *l
 	for (uint32_t i = 0; i < LOOKUPS; i++) {
 		const lsm_entry *entry = &list->entries[store_random_below(seed, list->count)];
 		lsm_cache_use use = (lsm_cache_use)store_random_below(seed, 3);
-		aidb_sequence sequence = store_random_below(seed, 3) == 0 ? LSM_MAX_SEQUENCE
-																  : lsm_sequence_of(entry->trailer) +
-																		store_random_below(seed, 3) - 1;
+		aidb_sequence sequence = store_random_below(seed, 3) == 0
+									 ? LSM_MAX_SEQUENCE
+									 : lsm_sequence_of(entry->trailer) + store_random_below(seed, 3) - 1;
 		uint8_t key[AIDB_MAX_KEY_BYTES + 1];
 		aidb_slice target = {key, entry->key.size};
 
@@ -138,8 +137,8 @@ static void test_get_behind_invisible_versions(void **state) {
 	entries_add_text(&list, "k", 1, "behind");
 	entries_add_text(&list, "l", 9, "after");
 	entries_sort(&list);
-	table = lsm_table_of(table_fixture_file(
-		fixture, table_fixture_write(fixture, &list, 0, list.count, AIDB_COMPRESSION_SNAPPY)));
+	table = lsm_table_of(
+		table_fixture_file(fixture, table_fixture_write(fixture, &list, 0, list.count, AIDB_COMPRESSION_SNAPPY)));
 	check_get(fixture, &table, &list, LSM_CACHE_FILL, text("k"), LSM_MAX_SEQUENCE);
 	check_get(fixture, &table, &list, LSM_CACHE_FILL, text("k"), 1500);
 	check_get(fixture, &table, &list, LSM_CACHE_FILL, text("j"), LSM_MAX_SEQUENCE);
@@ -153,8 +152,8 @@ static void test_cached_get_reads_nothing(void **state) {
 	uint32_t reads;
 
 	entries_add_text(&list, "key", 1, "value");
-	table = lsm_table_of(table_fixture_file(fixture,
-											table_fixture_write(fixture, &list, 0, 1, AIDB_COMPRESSION_SNAPPY)));
+	table =
+		lsm_table_of(table_fixture_file(fixture, table_fixture_write(fixture, &list, 0, 1, AIDB_COMPRESSION_SNAPPY)));
 	check_get(fixture, &table, &list, LSM_CACHE_FILL, text("key"), 1);
 	reads = fixture->reads;
 	assert_int_equal(fixture->source.cache_misses, 4); /* root, filter, leaf, data */
@@ -176,8 +175,8 @@ static void test_cursor(void **state) {
 	lsm_table table;
 
 	fill(&list, &seed, 6000);
-	table = lsm_table_of(table_fixture_file(
-		fixture, table_fixture_write(fixture, &list, 0, list.count, AIDB_COMPRESSION_SNAPPY)));
+	table = lsm_table_of(
+		table_fixture_file(fixture, table_fixture_write(fixture, &list, 0, list.count, AIDB_COMPRESSION_SNAPPY)));
 	for (size_t i = 0; i < READINGS; i++) {
 		lsm_cursor *cursor;
 
@@ -204,8 +203,8 @@ static void test_readahead(void **state) {
 		snprintf(key, sizeof(key), "%08u", i);
 		entries_add_text(&list, key, 1, value);
 	}
-	table = lsm_table_of(table_fixture_file(
-		fixture, table_fixture_write(fixture, &list, 0, list.count, AIDB_COMPRESSION_NONE)));
+	table = lsm_table_of(
+		table_fixture_file(fixture, table_fixture_write(fixture, &list, 0, list.count, AIDB_COMPRESSION_NONE)));
 	for (size_t i = 0; i < READINGS; i++) {
 		lsm_cursor *cursor;
 		uint32_t count = 0, reads;
@@ -268,8 +267,8 @@ static void test_locate_and_count(void **state) {
 		}
 		entries_add(&list, text(key), lsm_trailer(1, LSM_KIND_PUT), (aidb_slice){value, sizeof(value)});
 	}
-	table = lsm_table_of(table_fixture_file(
-		fixture, table_fixture_write(fixture, &list, 0, list.count, AIDB_COMPRESSION_SNAPPY)));
+	table = lsm_table_of(
+		table_fixture_file(fixture, table_fixture_write(fixture, &list, 0, list.count, AIDB_COMPRESSION_SNAPPY)));
 	assert_ok(lsm_table_locate(&fixture->source, &table, text(""), UINT64_MAX, &first));
 	assert_ok(lsm_table_locate(&fixture->source, &table, text("00002500"), UINT64_MAX, &middle));
 	assert_ok(lsm_table_locate(&fixture->source, &table, text("1"), UINT64_MAX, &end));
@@ -279,8 +278,8 @@ static void test_locate_and_count(void **state) {
 	assert_in_range(middle.block.offset, table.root.offset * 4 / 10, table.root.offset * 6 / 10);
 	assert_ok(lsm_table_count(&fixture->source, &table, first.block, text("00000003"), text("00000010"), &entries));
 	assert_int_equal(entries, 7);
-	assert_ok(lsm_table_count(&fixture->source, &table, first.block, (aidb_slice){NULL, 0}, text("00000010"),
-							  &entries));
+	assert_ok(
+		lsm_table_count(&fixture->source, &table, first.block, (aidb_slice){NULL, 0}, text("00000010"), &entries));
 	assert_int_equal(entries, 10);
 	entries_free(&list);
 }
@@ -321,8 +320,8 @@ static void test_damage(void **state) {
 		entries_add_random(&list, &seed, 2000, 5, 40);
 	}
 	entries_sort(&list);
-	table = lsm_table_of(table_fixture_file(
-		fixture, table_fixture_write(fixture, &list, 0, list.count, AIDB_COMPRESSION_SNAPPY)));
+	table = lsm_table_of(
+		table_fixture_file(fixture, table_fixture_write(fixture, &list, 0, list.count, AIDB_COMPRESSION_SNAPPY)));
 	lsm_sstable_path(fixture->directory, table.number, path);
 	for (uint32_t i = 0; i < 500; i++) {
 		uint64_t offset = store_random_below(&seed, table.root.offset + table.root.size);
@@ -349,13 +348,10 @@ static void test_wild_handles(void **state) {
 	lsm_block block;
 
 	entries_add_text(&list, "key", 1, "value");
-	table = lsm_table_of(table_fixture_file(fixture,
-											table_fixture_write(fixture, &list, 0, 1, AIDB_COMPRESSION_NONE)));
+	table = lsm_table_of(table_fixture_file(fixture, table_fixture_write(fixture, &list, 0, 1, AIDB_COMPRESSION_NONE)));
 	for (size_t i = 0; i < sizeof(wild) / sizeof(wild[0]); i++) {
-		lsm_block_request request = {.file_number = table.number,
-									 .file_bytes = table.file_bytes,
-									 .handle = wild[i],
-									 .use = LSM_CACHE_FILL};
+		lsm_block_request request = {
+			.file_number = table.number, .file_bytes = table.file_bytes, .handle = wild[i], .use = LSM_CACHE_FILL};
 
 		assert_status(lsm_block_fetch(&fixture->source, &request, &memory, &block), AIDB_CORRUPT);
 		expect_error_names("000001.sst", "offset", NULL);

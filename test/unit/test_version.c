@@ -184,8 +184,7 @@ static void test_heap_exhausted(void **state) {
 	const lsm_version *before = current();
 
 	(void)state;
-	while (lsm_heap_allocate(arena, &fixture.heap, 32) != 0) {
-	}
+	while (lsm_heap_allocate(arena, &fixture.heap, 32) != 0) {}
 	assert_true(lsm_latch_acquire(&arena->waiting, &versions->latch));
 	assert_int_equal(lsm_version_build(arena, &fixture.heap, versions, &edit), 0);
 	lsm_latch_release(&arena->waiting, &versions->latch);
