@@ -77,7 +77,7 @@ aidb_status lsm_switch_memtable(aidb_db *db, uint32_t memtable) {
 		return lsm_poisoned(db);
 	}
 	/* the active memtable changes only under the versions latch, so it may be read here */
-	if (shared->commits.active == memtable && atomic_load(&shared->memtables[memtable].entries) > 0) {
+	if (shared->commits.active == memtable) {
 		int index = find_free_memtable(shared);
 
 		rc = index < 0 ? AIDB_NOT_FOUND : add_memtable(db, index);
@@ -291,8 +291,11 @@ static aidb_status copy_record(aidb_db *db, const aidb_write_options *options, c
 	lsm_commit_slot *slot = (lsm_commit_slot *)lsm_at(&db->arena, commits->slots) +
 							(mine->sequence & (commits->slot_count - 1));
 	uint8_t head[LSM_PAYLOAD_HEAD_BYTES];
-	aidb_status rc = lsm_log_wait_room(db, mine->end);
+	aidb_status rc = lsm_log_check(db);
 
+	if (rc == AIDB_OK) {
+		rc = lsm_log_wait_room(db, mine->end);
+	}
 	if (rc != AIDB_OK) {
 		return rc;
 	}

@@ -130,8 +130,8 @@ aidb_status lsm_check_writers(aidb_db *db);
 
 /* Waits until the memtable can take `bytes` or a new one is active; flushes by itself when nobody does. */
 aidb_status lsm_make_room(aidb_db *db, uint32_t memtable, uint64_t bytes);
-/* Seals the active memtable, if it is still `memtable` and not empty, and makes a free one active. AIDB_OK also when
- * somebody else did; AIDB_NOT_FOUND when no memtable is free. */
+/* Seals the active memtable, if it is still `memtable`, and makes a free one active. AIDB_OK also when somebody else
+ * did; AIDB_NOT_FOUND when no memtable is free. */
 aidb_status lsm_switch_memtable(aidb_db *db, uint32_t memtable);
 
 /* -- snapshot.c -- */

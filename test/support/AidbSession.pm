@@ -27,7 +27,7 @@ sub connect {
 		POSIX::dup2(fileno $from_test, 0);
 		POSIX::dup2(fileno $to_test, 1);
 		POSIX::dup2(POSIX::open('/dev/null', POSIX::O_WRONLY()), 2);
-		exec 'psql','-XAtq', '-d', $connection or POSIX::_exit(127);
+		exec 'psql', '-XAtq', '-d', $connection or POSIX::_exit(127);
 	}
 	close $_ for $from_test, $to_test;
 	$to_psql->autoflush(1);
@@ -60,9 +60,9 @@ sub read_end {
 	my ($self) = @_;
 	my $select = IO::Select->new($self->{out});
 	for (;;) {
-		if ($self->{buffer} =~ s/\A(.*?)^<end> (\w+)\n//ms) {
+		if ($self->{buffer} =~ s/\A(.*?)^<end> (\w*)\n//ms) {
 			$self->{output} = $1;
-			return $2;
+			return $2 ne '' ? $2 : $self->lose; # none: the error is psql's own
 		}
 		die 'no answer from psql' unless $select->can_read($PostgreSQL::Test::Utils::timeout_default);
 		return $self->lose unless sysread $self->{out}, $self->{buffer}, 65536, length $self->{buffer};

@@ -14,9 +14,9 @@
 #define MODEL_ENTRIES 2000u
 #define WRITERS 5u
 #define READERS 3u
-#define INSERTS 4000u /* of each writer */
+#define INSERTS 8000u /* of each writer */
 
-enum { DONE };
+enum { STARTED, DONE };
 
 static lsm_memtable *memtable;
 
@@ -306,7 +306,7 @@ static void test_agrees_with_a_sorted_array(void **state) {
 
 /* ---- Many members ------------------------------------------------------------------------------------------ */
 
-/* The i-th entry of a writer. Keys of different writers lie between each other, some are shared. */
+/* The i-th entry of a writer: half of them versions of one key, so that all writers want the same place. */
 static lsm_entry entry_of(unsigned writer, unsigned i, char *key, char *value) {
 	uint64_t mix = (uint64_t)i * WRITERS + writer;
 	uint64_t spread = fixture_random(&mix);
@@ -332,6 +332,8 @@ static void write_entries(arena_fixture *fixture, unsigned writer) {
 	char key[24];
 	char value[24];
 
+	atomic_fetch_add(&fixture->shared->words[STARTED], 1);
+	EXPECT(fixture, fixture_await(&fixture->shared->words[STARTED], WRITERS));
 	for (unsigned i = 0; i < INSERTS; i += 4) {
 		uint64_t bytes = 0;
 		lsm_ref piece;
