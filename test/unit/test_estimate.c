@@ -56,6 +56,19 @@ static void check_ranges(aidb_db *db, uint64_t *seed, uint32_t keys) {
 	}
 }
 
+/* A range within one block is counted. */
+static void check_small_ranges(aidb_db *db, uint64_t *seed) {
+	uint32_t exact = 0;
+	uint64_t bytes;
+
+	for (int i = 0; i < 200; i++) {
+		uint32_t begin = (uint32_t)store_random_below(seed, KEYS - 5);
+
+		exact += estimate(db, begin, begin + 5, &bytes) == 5;
+	}
+	assert_in_range(exact, 150, 200);
+}
+
 static void test_files(void **state) {
 	uint64_t seed = store_seed("test_estimate");
 	aidb_options options = store_small_options();
@@ -69,6 +82,7 @@ static void test_files(void **state) {
 	assert_ok(aidb_flush(store.db));
 	store_settle(store.db);
 	check_ranges(store.db, &seed, KEYS);
+	check_small_ranges(store.db, &seed);
 	assert_ok(aidb_estimate(store.db, none, none, &entries, &bytes));
 	assert_int_equal(entries, KEYS);
 	assert_ok(aidb_estimate(store.db, text("x"), none, &entries, &bytes));

@@ -188,6 +188,26 @@ static void test_cursor(void **state) {
 	entries_free(&list);
 }
 
+/* Between the steps of a cursor its blocks go from a cache of so few frames, and others take their places. */
+static void test_cursor_over_tiny_cache(void **state) {
+	static table_fixture tiny;
+	uint64_t seed = store_seed("test_table");
+	entry_list list = {0};
+	lsm_cursor *cursor;
+	lsm_table table;
+
+	(void)state;
+	table_fixture_create(&tiny, 1);
+	fill(&list, &seed, 6000);
+	table = lsm_table_of(
+		table_fixture_file(&tiny, table_fixture_write(&tiny, &list, 0, list.count, AIDB_COMPRESSION_SNAPPY)));
+	assert_ok(lsm_table_cursor_create(&tiny.source, &table, &readings[0], &cursor));
+	entries_check_cursor(cursor, &list, &seed, STEPS);
+	cursor->ops->close(cursor);
+	entries_free(&list);
+	table_fixture_destroy(&tiny);
+}
+
 /* Going through a file in order takes few and large reads. */
 static void test_readahead(void **state) {
 	table_fixture *fixture = *state;
@@ -335,6 +355,7 @@ static void test_damage(void **state) {
 	assert_true(read_all(fixture, &table, &list));
 	file_cut(path, table.root.offset / 2);
 	assert_false(read_all(fixture, &table, &list));
+	expect_error_names("ends before", NULL);
 	entries_free(&list);
 }
 
@@ -366,6 +387,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_get_behind_invisible_versions, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_cached_get_reads_nothing, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_cursor, set_up, tear_down),
+		cmocka_unit_test(test_cursor_over_tiny_cache),
 		cmocka_unit_test_setup_teardown(test_readahead, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_level_cursor, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_locate_and_count, set_up, tear_down),
