@@ -38,6 +38,48 @@ static uint64_t next_seed(const aidb_db *db) {
 	return counter;
 }
 
+/* ---- The dead ------------------------------------------------------------------------------------------ */
+
+/* Whether the commit that all later ones wait for belongs to a dead member. */
+static bool next_writer_is_dead(aidb_db *db) {
+	lsm_commits *commits = &db->shared->commits;
+	lsm_commit_slot *slots = lsm_at(&db->arena, commits->slots);
+	uint32_t member = 0;
+	uint64_t next;
+	bool taken;
+
+	if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
+		return false; /* poisoned already */
+	}
+	next = atomic_load(&commits->visible) + 1;
+	taken = next < commits->next_sequence;
+	if (taken) {
+		member = atomic_load_explicit(&slots[next & (commits->slot_count - 1)].member, memory_order_relaxed);
+	}
+	lsm_latch_release(&db->arena.waiting, &commits->latch);
+	return taken && !db->host->member_alive(db->host->context, member) && atomic_load(&commits->visible) + 1 == next;
+}
+
+aidb_status lsm_check_members(aidb_db *db) {
+	static _Thread_local uint64_t looked_us;
+	lsm_shared *shared = db->shared;
+	lsm_latch *const latches[] = {&shared->log.sync_latch, &shared->log.write_latch, &shared->flush_latch,
+								  &shared->compact_latch};
+	uint64_t now_us = db->host->clock_us(db->host->context);
+
+	if (now_us - looked_us < WAIT_US) {
+		return AIDB_OK;
+	}
+	looked_us = now_us;
+	for (unsigned i = 0; i < sizeof(latches) / sizeof(latches[0]); i++) {
+		lsm_latch_check(&db->arena.waiting, latches[i]);
+	}
+	if (next_writer_is_dead(db) || lsm_member_died_inside(&db->arena)) {
+		atomic_store(&shared->poisoned, 1);
+	}
+	return atomic_load(&shared->poisoned) == 0 ? AIDB_OK : lsm_poisoned(db);
+}
+
 /* ---- Memtables ----------------------------------------------------------------------------------------- */
 
 static int find_free_memtable(const lsm_shared *shared) {
@@ -93,6 +135,13 @@ static bool is_active(const aidb_db *db, uint32_t memtable) {
 	return *(volatile uint32_t *)&db->shared->commits.active == memtable;
 }
 
+/* Waits for room that others are to make. */
+static aidb_status wait_for_others(aidb_db *db, lsm_event *event, uint32_t ticket, uint64_t timeout_us) {
+	aidb_status rc = lsm_event_wait(&db->arena.waiting, event, ticket, timeout_us, AIDB_WAIT_ROOM);
+
+	return rc == AIDB_OK ? lsm_check_members(db) : rc;
+}
+
 /* All memtables are in use: flushes the oldest, or waits for who does, or for the last readers of a flushed one. */
 static aidb_status wait_for_memtable(aidb_db *db) {
 	lsm_shared *shared = db->shared;
@@ -107,13 +156,13 @@ static aidb_status wait_for_memtable(aidb_db *db) {
 		return AIDB_OK;
 	}
 	if (!lsm_latch_try(waiting, &shared->flush_latch)) {
-		return lsm_event_wait(waiting, &shared->versions.changed, changed, WAIT_US, AIDB_WAIT_ROOM);
+		return wait_for_others(db, &shared->versions.changed, changed, WAIT_US);
 	}
 	rc = lsm_flush_oldest(db, &did);
 	lsm_latch_release(waiting, &shared->flush_latch);
 	if (rc == AIDB_OK && !did) {
 		atomic_store(&shared->epochs.wanted, 1);
-		rc = lsm_event_wait(waiting, &shared->epochs.left, left, RECLAIM_WAIT_US, AIDB_WAIT_ROOM);
+		rc = wait_for_others(db, &shared->epochs.left, left, RECLAIM_WAIT_US);
 		atomic_store(&shared->epochs.wanted, 0);
 	}
 	return rc;
@@ -141,7 +190,7 @@ static aidb_status wait_for_compaction(aidb_db *db) {
 		return AIDB_OK;
 	}
 	if (!lsm_latch_try(waiting, &shared->compact_latch)) {
-		return lsm_event_wait(waiting, &shared->versions.changed, changed, WAIT_US, AIDB_WAIT_ROOM);
+		return wait_for_others(db, &shared->versions.changed, changed, WAIT_US);
 	}
 	rc = lsm_compact_once(db, &did);
 	lsm_latch_release(waiting, &shared->compact_latch);
@@ -238,7 +287,7 @@ static aidb_status reserve(aidb_db *db, aidb_batch *batch, bool tagged, aidb_res
 	lsm_shared *shared = db->shared;
 	lsm_commits *commits = &shared->commits;
 	uint64_t payload_bytes = LSM_PAYLOAD_HEAD_BYTES + batch->operations.size;
-	aidb_reservation taken = {.batch = batch, .seed = next_seed(db)};
+	aidb_reservation taken = {.batch = batch, .seed = next_seed(db), .member = db->host->member(db->host->context)};
 
 	taken.memtable_bytes = batch_memory(batch, taken.seed, tagged);
 	taken.log_bytes = lsm_log_bound(&shared->log, payload_bytes);
@@ -264,6 +313,7 @@ static aidb_status reserve(aidb_db *db, aidb_batch *batch, bool tagged, aidb_res
 				take_turn(db, payload_bytes, mine);
 			} else {
 				commits->log_reserved += taken.log_bytes;
+				atomic_fetch_add(&lsm_member_slot_of(&db->arena, taken.member)->reservations, 1);
 			}
 			lsm_latch_release(&db->arena.waiting, &commits->latch);
 			*reservation = taken;
@@ -273,6 +323,12 @@ static aidb_status reserve(aidb_db *db, aidb_batch *batch, bool tagged, aidb_res
 			return rc;
 		}
 	}
+}
+
+/* The reservation is none any more; commits.latch held. */
+static void give_back_log(aidb_db *db, const aidb_reservation *reservation) {
+	db->shared->commits.log_reserved -= reservation->log_bytes;
+	atomic_fetch_sub(&lsm_member_slot_of(&db->arena, reservation->member)->reservations, 1);
 }
 
 /* The memtable may be flushed once its last writer is gone. */
@@ -328,29 +384,6 @@ static void insert(aidb_db *db, const aidb_write_options *options, const aidb_re
 	lsm_fault_point(db, "memtable_inserted");
 }
 
-aidb_status lsm_check_writers(aidb_db *db) {
-	lsm_commits *commits = &db->shared->commits;
-	lsm_commit_slot *slots = lsm_at(&db->arena, commits->slots);
-	uint32_t member = 0;
-	uint64_t next;
-	bool taken;
-
-	if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
-		return lsm_poisoned(db);
-	}
-	next = atomic_load(&commits->visible) + 1;
-	taken = next < commits->next_sequence;
-	if (taken) {
-		member = atomic_load_explicit(&slots[next & (commits->slot_count - 1)].member, memory_order_relaxed);
-	}
-	lsm_latch_release(&db->arena.waiting, &commits->latch);
-	if (!taken || db->host->member_alive(db->host->context, member) || atomic_load(&commits->visible) + 1 != next) {
-		return AIDB_OK;
-	}
-	atomic_store(&db->shared->poisoned, 1);
-	return lsm_poisoned(db);
-}
-
 /* Lets everything become visible that is done without a gap. */
 static void advance_visible(aidb_db *db) {
 	lsm_commits *commits = &db->shared->commits;
@@ -388,7 +421,7 @@ static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 			rc = lsm_log_check(db);
 		}
 		if (rc == AIDB_OK && atomic_load(&commits->visible) < sequence) {
-			rc = lsm_check_writers(db);
+			rc = lsm_check_members(db);
 		}
 		if (rc != AIDB_OK) {
 			return rc;
@@ -484,7 +517,7 @@ aidb_status aidb_write_commit(aidb_db *db, const aidb_write_options *options, ai
 	if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
 		return lsm_poisoned(db);
 	}
-	commits->log_reserved -= reservation->log_bytes;
+	give_back_log(db, reservation);
 	take_turn(db, LSM_PAYLOAD_HEAD_BYTES + reservation->batch->operations.size, &mine);
 	lsm_latch_release(&db->arena.waiting, &commits->latch);
 	lsm_fault_point(db, "sequence_taken");
@@ -499,7 +532,7 @@ void aidb_write_cancel(aidb_db *db, aidb_reservation *reservation) {
 	lsm_commits *commits = &db->shared->commits;
 
 	if (lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
-		commits->log_reserved -= reservation->log_bytes;
+		give_back_log(db, reservation);
 		lsm_latch_release(&db->arena.waiting, &commits->latch);
 		leave_memtable(db, reservation->memtable);
 	}

@@ -1,11 +1,11 @@
 /*
  * compaction_pick.h: which files to merge next.
  *
- * Leveled compaction as in LevelDB: level 0 by the number of its files, the others by their bytes, each ten times what
- * the one above may have; the level that exceeds its measure most gives a file (level 0: all that overlap it there), which
- * is merged with what it overlaps one level down. Within a level the file goes that overlaps least for its size (the
- * rule of least overlap of RocksDB): that rewrites fewest bytes. When no level is too large, files go down that are
- * mostly tombstones, and those are rewritten whose tags have been decided.
+ * Leveled compaction as in LevelDB: level 0 by the number of its files, the others by their bytes, each ten times
+ * what the one above may have; the level that exceeds its measure most gives a file (level 0: all that overlap it
+ * there), which is merged with what it overlaps one level down. Within a level the file goes that overlaps least for
+ * its size (the rule of least overlap of RocksDB): that rewrites fewest bytes. When no level is too large, files go
+ * down that are mostly tombstones, and those are rewritten whose tags have been decided.
  *
  * Decisions only: nothing is read or written.
  */

@@ -125,8 +125,9 @@ static inline void lsm_background(const aidb_db *db, aidb_work_kind kind) {
 
 /* -- commit.c -- */
 
-/* Poisons the arena when the commit that all later ones wait for belongs to a dead member. For those who wait. */
-aidb_status lsm_check_writers(aidb_db *db);
+/* For those who wait: AIDB_POISONED, and so for all others from now on, when a member has died with something that others
+ * wait for: a commit, the log, a flush or compaction, memory. Looks ten times a second at most. */
+aidb_status lsm_check_members(aidb_db *db);
 
 /* Waits until the memtable can take `bytes` or a new one is active; flushes by itself when nobody does. */
 aidb_status lsm_make_room(aidb_db *db, uint32_t memtable, uint64_t bytes);

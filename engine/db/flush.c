@@ -1,9 +1,9 @@
 /*
  * Flush: the oldest memtable becomes a file of level 0.
  *
- * The memtable stays where readers find it until the file is in the manifest, so an error loses nothing. Before that the
- * log is synced, so that no file holds what the log could still lose: otherwise a power failure might keep one of two
- * commits whose order was the other way round.
+ * The memtable stays where readers find it until the file is in the manifest, so an error loses nothing. Before that
+ * the log is synced, so that no file holds what the log could still lose: otherwise a power failure might keep one
+ * of two commits whose order was the other way round.
  */
 #include "db/job.h"
 #include "store/memtable_cursor.h"
@@ -55,7 +55,7 @@ static aidb_status wait_for_writers(const flushing *flush) {
 			rc = lsm_event_wait(&flush->db->arena.waiting, published, ticket, WAIT_US, AIDB_WAIT_JOB);
 		}
 		if (rc == AIDB_OK) {
-			rc = lsm_check_writers(flush->db);
+			rc = lsm_check_members(flush->db);
 		}
 	}
 	return rc;

@@ -389,7 +389,7 @@ aidb_status lsm_log_wait(aidb_db *db, uint64_t end, aidb_durability durability) 
 			rc = lsm_event_wait(&db->arena.waiting, &log->progress, ticket, wait_us, AIDB_WAIT_SYNC);
 		}
 		if (rc == AIDB_OK && atomic_load(reached) < end) {
-			rc = lsm_check_writers(db);
+			rc = lsm_check_members(db);
 		}
 		if (rc != AIDB_OK) {
 			return rc;

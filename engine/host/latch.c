@@ -138,6 +138,17 @@ void lsm_latch_release(const lsm_waiting *waiting, lsm_latch *latch) {
 	}
 }
 
+void lsm_latch_check(const lsm_waiting *waiting, lsm_latch *latch) {
+	uint32_t word = atomic_load(&latch->word);
+
+	/* the caller does not wait for himself */
+	if (word != 0 && word >> 1 != held_by_me(waiting) >> 1 &&
+		owner_is_dead(waiting, latch, word, held_by_me(waiting))) {
+		atomic_store(waiting->poisoned, 1);
+		wake_all(waiting, &latch->word);
+	}
+}
+
 /* ---- Events -------------------------------------------------------------------------------------------- */
 
 static aidb_status wait_for_signal(const lsm_waiting *waiting, lsm_event *event, uint32_t ticket, uint64_t timeout_us,

@@ -38,6 +38,8 @@ typedef struct lsm_waiting {
 bool lsm_latch_acquire(const lsm_waiting *waiting, lsm_latch *latch); /* false: poisoned, and not acquired */
 bool lsm_latch_try(const lsm_waiting *waiting, lsm_latch *latch);
 void lsm_latch_release(const lsm_waiting *waiting, lsm_latch *latch);
+/* For those who wait for what the owner does, and not for the latch itself: poisons when the owner is dead. */
+void lsm_latch_check(const lsm_waiting *waiting, lsm_latch *latch);
 
 /*
  * An event count. To wait for a condition: ticket = lsm_event_prepare(); test the condition; if it does not hold,

@@ -382,6 +382,7 @@ typedef struct aidb_reservation {
 	uint64_t seed;
 	uint32_t memory;   /* offset of the reserved memtable memory */
 	uint32_t memtable; /* which memtable */
+	uint32_t member;   /* who took it, and must live until commit or cancel */
 } aidb_reservation;
 AIDB_PUBLIC aidb_status aidb_write_reserve(aidb_db *db, aidb_batch *batch, aidb_reservation *reservation);
 AIDB_PUBLIC aidb_status aidb_write_commit(aidb_db *db, const aidb_write_options *options,

@@ -18,13 +18,13 @@ static lsm_member_slot *slots_of(const lsm_arena *arena) {
 	return lsm_at(arena, arena->epochs->slots);
 }
 
-static lsm_member_slot *slot_of(const lsm_arena *arena, uint32_t member) {
+lsm_member_slot *lsm_member_slot_of(const lsm_arena *arena, uint32_t member) {
 	assert(member < arena->epochs->members);
 	return slots_of(arena) + member;
 }
 
 void lsm_epoch_enter(const lsm_arena *arena, uint32_t member) {
-	lsm_member_slot *slot = slot_of(arena, member);
+	lsm_member_slot *slot = lsm_member_slot_of(arena, member);
 	uint64_t announced;
 
 	if (slot->depth++ > 0) {
@@ -37,7 +37,7 @@ void lsm_epoch_enter(const lsm_arena *arena, uint32_t member) {
 }
 
 void lsm_epoch_leave(const lsm_arena *arena, uint32_t member) {
-	lsm_member_slot *slot = slot_of(arena, member);
+	lsm_member_slot *slot = lsm_member_slot_of(arena, member);
 
 	assert(slot->depth > 0);
 	if (--slot->depth > 0) {
@@ -68,4 +68,23 @@ uint64_t lsm_epoch_safe(const lsm_arena *arena) {
 		}
 	}
 	return safe;
+}
+
+static bool is_inside(const lsm_member_slot *slot) {
+	return atomic_load(&slot->epoch) != 0 || atomic_load(&slot->reservations) != 0;
+}
+
+/* Asked twice: between the first two questions the member may have finished and left for good, and its number may have
+ * been given to a new one. */
+bool lsm_member_died_inside(const lsm_arena *arena) {
+	const aidb_host *host = arena->waiting.host;
+	const lsm_member_slot *slots = slots_of(arena);
+
+	for (uint32_t member = 0; member < arena->epochs->members; member++) {
+		if (is_inside(&slots[member]) && !host->member_alive(host->context, member) && is_inside(&slots[member]) &&
+			!host->member_alive(host->context, member)) {
+			return true;
+		}
+	}
+	return false;
 }

@@ -24,6 +24,7 @@ typedef uint32_t lsm_ref;
 typedef struct lsm_member_slot {
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t epoch; /* 0: not reading */
 	uint32_t depth;									 /* nesting of enter and leave; the member's own */
+	_Atomic uint32_t reservations;					 /* of memory in memtables, neither committed nor cancelled */
 } lsm_member_slot;
 
 /* Shared: lies in the arena. */
@@ -60,6 +61,10 @@ void lsm_epoch_enter(const lsm_arena *arena, uint32_t member);
 void lsm_epoch_leave(const lsm_arena *arena, uint32_t member);
 /* Ends the present epoch, and returns it as the tag of what has just been unlinked. */
 uint64_t lsm_epoch_retire(const lsm_arena *arena);
+/* The member's slot, to say what it holds besides the epoch. */
+lsm_member_slot *lsm_member_slot_of(const lsm_arena *arena, uint32_t member);
+/* Whether a member died in an epoch or with a reservation, which nobody can end for it: for those who wait for that. */
+bool lsm_member_died_inside(const lsm_arena *arena);
 /* What was unlinked at epochs below the result may be reused. */
 uint64_t lsm_epoch_safe(const lsm_arena *arena);
 

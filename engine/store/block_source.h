@@ -1,8 +1,8 @@
 /*
  * block_source.h: fetching a block of an SSTable: from the cache, or else from its file.
  *
- * What is read from disk is verified, unpacked, and kept in the cache when the reader wants that. A length or a checksum
- * that is wrong is AIDB_CORRUPT with file and offset. A source is one thread's, and costs nothing to make.
+ * What is read from disk is verified, unpacked, and kept in the cache when the reader wants that. A length or a
+ * checksum that is wrong is AIDB_CORRUPT with file and offset. A source is one thread's, and costs nothing to make.
  */
 #ifndef LSM_BLOCK_SOURCE_H
 #define LSM_BLOCK_SOURCE_H
@@ -62,7 +62,8 @@ typedef struct lsm_block {
 	lsm_pin pin;
 } lsm_block;
 
-/* `memory` is used, and grown, only when no frame takes the block. Release a block soon: never keep it between calls. */
+/* `memory` is used, and grown, only when no frame takes the block. Release a block soon: never keep it between
+ * calls. */
 aidb_status lsm_block_fetch(lsm_block_source *source, const lsm_block_request *request, aidb_buffer *memory,
 							lsm_block *block);
 

@@ -15,6 +15,7 @@
 struct lsm_file_table {
 	const aidb_host *host;
 	char *directory;
+	lsm_file_table *next; /* in `tables` */
 
 	pthread_mutex_t mutex; /* protects the rest */
 	uint64_t clock;
@@ -26,6 +27,55 @@ struct lsm_file_table {
 	} places[LSM_OPEN_FILES];
 };
 
+/* ---- Forks --------------------------------------------------------------------------------------------- */
+
+/*
+ * A mutex that some thread holds at the moment of a fork would stay locked in the child, which has no such thread. So
+ * whoever forks takes all of them first.
+ */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int once_error;
+static pthread_mutex_t tables_mutex = PTHREAD_MUTEX_INITIALIZER; /* protects `tables`; taken before those of tables */
+static lsm_file_table *tables;
+
+static void lock_all(void) {
+	pthread_mutex_lock(&tables_mutex);
+	for (lsm_file_table *table = tables; table != NULL; table = table->next) {
+		pthread_mutex_lock(&table->mutex);
+	}
+}
+
+static void unlock_all(void) {
+	for (lsm_file_table *table = tables; table != NULL; table = table->next) {
+		pthread_mutex_unlock(&table->mutex);
+	}
+	pthread_mutex_unlock(&tables_mutex);
+}
+
+static void watch_forks(void) {
+	once_error = pthread_atfork(lock_all, unlock_all, unlock_all);
+}
+
+static void add_table(lsm_file_table *table) {
+	pthread_mutex_lock(&tables_mutex);
+	table->next = tables;
+	tables = table;
+	pthread_mutex_unlock(&tables_mutex);
+}
+
+static void remove_table(const lsm_file_table *table) {
+	pthread_mutex_lock(&tables_mutex);
+	for (lsm_file_table **link = &tables; *link != NULL; link = &(*link)->next) {
+		if (*link == table) {
+			*link = table->next;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&tables_mutex);
+}
+
+/* ---- Tables -------------------------------------------------------------------------------------------- */
+
 void lsm_sstable_path(const char *directory, uint64_t number, char path[LSM_PATH_BYTES]) {
 	snprintf(path, LSM_PATH_BYTES, "%s/%06llu.sst", directory, (unsigned long long)number);
 }
@@ -34,7 +84,8 @@ aidb_status lsm_file_table_create(const aidb_host *host, const char *directory, 
 	lsm_file_table *created = calloc(1, sizeof(*created));
 	char *copy = strdup(directory);
 
-	if (created == NULL || copy == NULL) {
+	pthread_once(&once, watch_forks);
+	if (created == NULL || copy == NULL || once_error != 0) {
 		free(created);
 		free(copy);
 		return lsm_fail(AIDB_NO_MEMORY, "out of memory: could not make the table of open files");
@@ -45,6 +96,7 @@ aidb_status lsm_file_table_create(const aidb_host *host, const char *directory, 
 	for (int i = 0; i < LSM_OPEN_FILES; i++) {
 		created->places[i].file = -1;
 	}
+	add_table(created);
 	*table = created;
 	return AIDB_OK;
 }
@@ -53,6 +105,7 @@ void lsm_file_table_destroy(lsm_file_table *table) {
 	if (table == NULL) {
 		return;
 	}
+	remove_table(table);
 	for (int i = 0; i < LSM_OPEN_FILES; i++) {
 		if (table->places[i].file >= 0) {
 			table->host->file_close(table->host->context, table->places[i].file);

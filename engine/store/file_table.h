@@ -1,7 +1,8 @@
 /*
  * file_table.h: the SSTable files that this process has open, at most LSM_OPEN_FILES of them.
  *
- * Process-local, shared by the process's threads. A file is pinned while it is read and closed when its place is needed.
+ * Process-local, shared by the process's threads. A file is pinned while it is read and closed when its place is
+ * needed.
  */
 #ifndef LSM_FILE_TABLE_H
 #define LSM_FILE_TABLE_H

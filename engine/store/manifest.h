@@ -1,9 +1,9 @@
 /*
  * manifest.h: the file that says what the store consists of.
  *
- * One file, MANIFEST, rewritten whole at every change: to MANIFEST.new, synced, renamed over MANIFEST, directory synced.
- * It is small (some hundred bytes a file) and never torn; see docs/decisions for the alternative. Ends with an XXH3
- * checksum. The byte table is in manifest.c.
+ * One file, MANIFEST, rewritten whole at every change: to MANIFEST.new, synced, renamed over MANIFEST, directory
+ * synced. It is small (some hundred bytes a file) and never torn; see docs/decisions for the alternative. Ends with
+ * an XXH3 checksum. The byte table is in manifest.c.
  */
 #ifndef LSM_MANIFEST_H
 #define LSM_MANIFEST_H
@@ -27,8 +27,8 @@ typedef aidb_status (*lsm_manifest_file)(void *argument, int level, uint64_t num
 										 const lsm_sstable_properties *properties, aidb_slice smallest,
 										 uint64_t smallest_trailer, aidb_slice largest, uint64_t largest_trailer);
 
-/* Writes header and the files of `version` durably. When it fails the old manifest stands; but with AIDB_IO it may be the
- * new one that a restart finds, so the files of both must stay. */
+/* Writes header and the files of `version` durably. When it fails the old manifest stands; but with AIDB_IO it may be
+ * the new one that a restart finds, so the files of both must stay. */
 aidb_status lsm_manifest_write(const lsm_arena *arena, const char *directory, const lsm_manifest_header *header,
 							   const lsm_version *version);
 /* AIDB_NOT_FOUND when there is none; AIDB_CORRUPT and AIDB_UNSUPPORTED with file, offset and reason. */

@@ -1,9 +1,10 @@
 /*
  * merge.h: several sorted runs as one.
  *
- * The sources that stand on an entry are kept in a small array in the order of their entries. A step moves the first one
- * on and puts it back into its place: one comparison while one source dominates, and no more than their number otherwise.
- * Of entries with the same key and sequence, the one of the source named first is shown and the others are skipped.
+ * The sources that stand on an entry are kept in a small array in the order of their entries. A step moves the first
+ * one on and puts it back into its place: one comparison while one source dominates, and no more than their number
+ * otherwise. Of entries with the same key and sequence, the one of the source named first is shown and the others
+ * are skipped.
  */
 #ifndef LSM_MERGE_H
 #define LSM_MERGE_H

@@ -1,10 +1,11 @@
 /*
  * retention.h: which versions a flush or compaction keeps.
  *
- * A version is needed when some reader may see it: when it is above the newest snapshot there is (the floor), or when it
- * lies at or below a snapshot with no plain version of its key in between. A version whose tag is open hides nothing,
- * because readers may skip it; one whose tag has committed loses it and counts as plain; an aborted one goes. A tombstone
- * that every reader sees goes too, with all that it hides, where nothing older can lie outside the merge.
+ * A version is needed when some reader may see it: when it is above the newest snapshot there is (the floor), or
+ * when it lies at or below a snapshot with no plain version of its key in between. A version whose tag is open hides
+ * nothing, because readers may skip it; one whose tag has committed loses it and counts as plain; an aborted one
+ * goes. A tombstone that every reader sees goes too, with all that it hides, where nothing older can lie outside the
+ * merge.
  */
 #ifndef LSM_RETENTION_H
 #define LSM_RETENTION_H

@@ -187,9 +187,9 @@ aidb_status lsm_table_count(lsm_block_source *source, const lsm_table *table, ls
 /* ---- Cursor over a table ------------------------------------------------------------------------------- */
 
 /*
- * The position in one index node. After a seek the block cursor's contents may have been a frame that is long released;
- * before the cursor moves, the node is fetched again into `memory` and the cursor put onto that: offsets are the same in
- * every copy. A seek that ends in its first data block so copies no index node.
+ * The position in one index node. After a seek the block cursor's contents may have been a frame that is long
+ * released; before the cursor moves, the node is fetched again into `memory` and the cursor put onto that: offsets
+ * are the same in every copy. A seek that ends in its first data block so copies no index node.
  */
 typedef struct index_position {
 	lsm_handle node;

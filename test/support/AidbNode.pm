@@ -10,6 +10,7 @@ package AidbNode;
 use strict;
 use warnings;
 use parent -norequire, 'PostgreSQL::Test::Cluster';
+use Cwd qw(realpath);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep);
@@ -42,16 +43,17 @@ sub launch {
 	return $self;
 }
 
-# Kills the postmaster and all its children with SIGKILL, as the end of the machine would; start() brings it back. When
-# the postmaster may have been killed already, give the children it had.
+# Kills the postmaster and all its children with SIGKILL, as the end of the machine would; start() brings it back. It
+# does not matter whether some of them are gone already.
 sub crash {
-	my ($self, @backends) = @_;
-	my $postmaster = $self->{_pid};
-	push @backends, $self->children;
+	my ($self) = @_;
 	$self->kill9;
-	kill 'KILL', @backends;
-	wait_gone($_) for @backends;
-	wait_reaped($postmaster) if defined $postmaster;
+	for (my @left = $self->processes; @left; @left = $self->processes) {
+		kill 'KILL', @left;
+		wait_gone($_) for @left;
+	}
+	# they name a process that is a zombie until init gets to it, for which a new server would refuse to start
+	unlink $self->data_dir . '/postmaster.pid', $self->host . '/.s.PGSQL.' . $self->port . '.lock';
 	return;
 }
 
@@ -64,38 +66,21 @@ sub crash_backend {
 	return;
 }
 
-# Process ids of the postmaster's children.
-sub children {
+# Process ids of the server, with or without a postmaster: all have the data directory as their current one.
+sub processes {
 	my ($self) = @_;
-	my $postmaster = $self->{_pid};
-	my @children;
-	for my $file (glob '/proc/[0-9]*/stat') {
-		open my $in, '<', $file or next;
-		my ($pid, $parent) = (<$in> // '') =~ /^(\d+) \(.*\) \S (\d+)/;
-		push @children, $pid if defined $parent && $parent == $postmaster;
-	}
-	return @children;
-}
-
-sub wait_for {
-	my ($condition, $failure) = @_;
-	for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default) {
-		return if $condition->();
-		sleep 0.01;
-	}
-	die $failure;
+	my $data = realpath($self->data_dir);
+	return map { m|/proc/(\d+)/| } grep { (readlink($_) // '') eq $data } glob '/proc/[0-9]*/cwd';
 }
 
 # Waits until a process has ended.
 sub wait_gone {
 	my ($pid) = @_;
-	return wait_for(sub { !-d "/proc/$pid/cwd/." }, "process $pid is still there");
-}
-
-# Waits until its number is free, too: a server that starts asks for the number of the one before it.
-sub wait_reaped {
-	my ($pid) = @_;
-	return wait_for(sub { !-d "/proc/$pid" }, "process $pid is still there");
+	for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default) {
+		return unless -d "/proc/$pid/cwd/.";
+		sleep 0.01;
+	}
+	die "process $pid is still there";
 }
 
 1;

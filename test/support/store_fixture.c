@@ -162,7 +162,7 @@ uint64_t file_bytes_of(const char *path) {
 
 void file_flip(const char *path, uint64_t offset, uint8_t mask) {
 	int file = open(path, O_RDWR);
-	uint8_t byte;
+	uint8_t byte = 0;
 
 	must(file >= 0 && pread(file, &byte, 1, (off_t)offset) == 1, path);
 	byte ^= mask;

@@ -1,6 +1,6 @@
 /*
- * table_fixture.h: what tests of SSTables and cursors have in common: lists of entries, a cursor over such a list, and a
- * directory of SSTables with the arena, cache and table of open files to read them.
+ * table_fixture.h: what tests of SSTables and cursors have in common: lists of entries, a cursor over such a list,
+ * and a directory of SSTables with the arena, cache and table of open files to read them.
  */
 #ifndef TABLE_FIXTURE_H
 #define TABLE_FIXTURE_H

@@ -131,20 +131,51 @@ static void test_small_files_join(void **state) {
 	expect_number(17, "value");
 }
 
+static void erase(uint32_t number) {
+	char key[16];
+
+	snprintf(key, sizeof(key), "%08u", number);
+	assert_ok(aidb_delete(db, &(aidb_write_options){.durability = AIDB_LAZY}, text(key)));
+}
+
 static void test_deleted_keys_go(void **state) {
 	(void)state;
 	fill_level0();
 	for (uint32_t i = 0; i < KEYS; i++) {
-		char key[16];
-
-		snprintf(key, sizeof(key), "%08u", i);
-		assert_ok(aidb_delete(db, &(aidb_write_options){.durability = AIDB_LAZY}, text(key)));
+		erase(i);
 	}
 	assert_ok(aidb_flush(db));
 	store_settle(db);
 	assert_int_equal(stats_of(db).entries, 0);
 	assert_int_equal(tables(), 0);
 	expect_number(5, NULL);
+}
+
+/* A merge above other levels keeps the tombstones that hide something there. */
+static void test_tombstones_stay_while_they_hide(void **state) {
+	bool did;
+
+	(void)state;
+	for (uint32_t i = 0; i < 20 * KEYS; i++) {
+		set(i, "value");
+	}
+	assert_ok(aidb_flush(db));
+	store_settle(db);
+	assert_true(stats_of(db).level_files[2] > 0);
+	for (uint32_t i = 0; i < 4 * KEYS; i++) {
+		erase(i % KEYS);
+		if (i % KEYS == KEYS - 1) {
+			assert_ok(aidb_flush(db));
+		}
+	}
+	do {
+		assert_ok(aidb_work(db, AIDB_WORK_COMPACT, &did));
+		for (uint32_t i = 0; i < KEYS; i += 10) {
+			expect_number(i, NULL);
+		}
+		expect_number(KEYS, "value");
+	} while (did);
+	assert_true(stats_of(db).compactions > 0);
 }
 
 static void test_snapshots_keep(void **state) {
@@ -263,6 +294,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_moves, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_small_files_join, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_deleted_keys_go, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_tombstones_stay_while_they_hide, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_snapshots_keep, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_keys_are_not_split, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_settled_tags_are_stripped, set_up, tear_down),
