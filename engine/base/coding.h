@@ -76,7 +76,10 @@ typedef struct lsm_reader {
 } lsm_reader;
 
 static inline lsm_reader lsm_reader_of(const void *data, size_t size) {
-	return (lsm_reader){.at = data, .end = (const uint8_t *)data + size, .failed = false};
+	static const uint8_t nothing[1];
+	const uint8_t *at = size > 0 ? data : nothing; /* no arithmetic with NULL */
+
+	return (lsm_reader){.at = at, .end = at + size, .failed = false};
 }
 
 static inline size_t lsm_reader_left(const lsm_reader *reader) {

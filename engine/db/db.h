@@ -82,7 +82,6 @@ typedef struct lsm_shared {
 	lsm_latch compact_latch;  /* one compaction at a time */
 	_Atomic uint32_t flush_error; /* aidb_status of the last background flush; 0 after a good one */
 	_Atomic uint32_t compact_error;
-	uint64_t compact_cursor[AIDB_LEVELS]; /* number of the file compacted last, a level each; compact latch */
 
 	lsm_manifest_header manifest; /* as last written; versions latch */
 	lsm_counters counters;

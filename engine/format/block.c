@@ -91,6 +91,10 @@ static void put_entry(lsm_block_builder *builder, const lsm_entry *entry, size_t
 	builder->contents.size = (size_t)(to + entry->value.size - (uint8_t *)builder->contents.data);
 }
 
+static uint32_t restart_interval(const lsm_block_builder *builder) {
+	return builder->restart_interval == 0 ? LSM_RESTART_INTERVAL : builder->restart_interval;
+}
+
 aidb_status lsm_block_builder_add(lsm_block_builder *builder, const lsm_entry *entry) {
 	size_t size = lsm_block_builder_size_with(builder, entry);
 	size_t shared = 0;
@@ -104,7 +108,7 @@ aidb_status lsm_block_builder_add(lsm_block_builder *builder, const lsm_entry *e
 	if (rc == AIDB_OK) {
 		rc = lsm_buffer_reserve(&builder->last_key, AIDB_MAX_KEY_BYTES);
 	}
-	if (rc == AIDB_OK && builder->count % LSM_RESTART_INTERVAL == 0) {
+	if (rc == AIDB_OK && builder->count % restart_interval(builder) == 0) {
 		uint32_t offset = (uint32_t)builder->contents.size;
 
 		rc = lsm_buffer_append(&builder->restarts, &offset, sizeof(offset));

@@ -5,7 +5,7 @@
  *
  *   entry*      shared key bytes varint | other key bytes varint | value bytes varint | other key bytes
  *               | trailer u64 | value
- *   restart*    u32: offset of an entry whose shared count is 0; every LSM_RESTART_INTERVAL entries
+ *   restart*    u32: offset of an entry whose shared count is 0; every so many entries
  *   count       u32: number of restarts, at least 1
  *
  * The shared count is the length of the longest common prefix with the key before, or 0 at a restart. Key prefix
@@ -21,7 +21,7 @@
 #include "format/cursor.h"
 
 #define LSM_BLOCK_BYTES 4096u /* a block's contents fit a cache frame of this size, unless one entry alone does not */
-#define LSM_RESTART_INTERVAL 16
+#define LSM_RESTART_INTERVAL 16 /* unless the builder is told otherwise */
 #define LSM_ENVELOPE_BYTES 9
 #define LSM_MAX_BLOCK_BYTES (1u << 30) /* bound on what a damaged length can make us allocate */
 
@@ -38,6 +38,7 @@ lsm_handle lsm_read_handle(lsm_reader *reader);
 /* -- building; one thread -- */
 
 typedef struct lsm_block_builder {
+	uint32_t restart_interval; /* entries from one restart to the next; 0: LSM_RESTART_INTERVAL */
 	aidb_buffer contents;
 	aidb_buffer restarts;
 	aidb_buffer last_key; /* of the entry added last; a reset leaves it */

@@ -270,6 +270,11 @@ static lsm_record_result find_in_block(lsm_record_reader *reader, uint64_t posit
 	return result;
 }
 
+/* Nothing begins in a block of zeroes, of which a new segment is full. */
+static bool is_zero(const lsm_record_reader *reader) {
+	return reader->block[0] == 0 && memcmp(reader->block, reader->block + 1, reader->block_bytes - 1) == 0;
+}
+
 lsm_record_result lsm_record_resync(lsm_record_reader *reader, uint64_t position, uint64_t limit, aidb_status *status) {
 	uint64_t before = reader->position;
 	lsm_record_result result = LSM_RECORD_END;
@@ -285,7 +290,7 @@ lsm_record_result lsm_record_resync(lsm_record_reader *reader, uint64_t position
 			result = LSM_RECORD_ERROR;
 		} else if (reader->block_bytes == 0) {
 			break;
-		} else {
+		} else if (!is_zero(reader)) {
 			result = find_in_block(reader, begin, end < limit ? end : limit, status);
 		}
 		position = end;

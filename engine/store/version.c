@@ -26,8 +26,12 @@ lsm_ref lsm_file_create(const lsm_arena *arena, lsm_heap *heap, uint64_t number,
 	file->largest_trailer = largest_trailer;
 	file->smallest_bytes = (uint32_t)smallest.size;
 	file->largest_bytes = (uint32_t)largest.size;
-	memcpy(file->keys, smallest.data, smallest.size);
-	memcpy(file->keys + smallest.size, largest.data, largest.size);
+	if (smallest.size > 0) {
+		memcpy(file->keys, smallest.data, smallest.size);
+	}
+	if (largest.size > 0) {
+		memcpy(file->keys + smallest.size, largest.data, largest.size);
+	}
 	return ref;
 }
 

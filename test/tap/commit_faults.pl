@@ -118,20 +118,22 @@ sub append {
 }
 
 # Runs code with a session, again and again, reconnecting after every crash, until told to stop.
+sub repeat {
+	my ($code) = @_;
+	until (-e $stop_file) {
+		my $session = AidbSession->connect_until($node);
+		sleep $rest_s until -e $stop_file || !defined eval { $code->($session) };
+		append($findings_file, "error: $@") if $@ && $@ !~ /connection lost/;
+	}
+	return;
+}
+
 sub in_background {
 	my ($code) = @_;
 	my $pid = fork // die "fork: $!";
 	if ($pid == 0) {
 		srand $seed + @others;
-		until (-e $stop_file) {
-			my $session = AidbSession->connect($node);
-			if (!$session) {
-				sleep 0.02;
-				next;
-			}
-			sleep $rest_s until -e $stop_file || !defined eval { $code->($session) };
-			append($findings_file, "error: $@") if $@ && $@ !~ /connection lost/;
-		}
+		eval { repeat($code); 1 } or append($findings_file, "error: $@");
 		POSIX::_exit(0);
 	}
 	push @others, $pid;
@@ -212,13 +214,13 @@ sub faults_found {
 
 my $number = 0;
 
-# When the postmaster is gone: the same for what is left of its children, and a new start.
+# When the postmaster was killed: starts another, once its children have noticed and gone.
 sub restart_if_killed {
 	my ($action) = @_;
-	if ($action eq 'kill-all') {
-		$node->crash;
-		$node->start;
-	}
+	return if $action ne 'kill-all';
+	AidbNode::wait_gone($_) for $node->processes;
+	$node->crash;
+	$node->start;
 	return;
 }
 

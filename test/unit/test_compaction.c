@@ -59,7 +59,7 @@ static void expect_number(uint32_t number, const char *value) {
 	char key[16], whole[120];
 
 	snprintf(key, sizeof(key), "%08u", number);
-	snprintf(whole, sizeof(whole), "%-100s%08u", value, number * 2654435761u);
+	snprintf(whole, sizeof(whole), "%-100s%08u", value == NULL ? "" : value, number * 2654435761u);
 	expect(db, key, value == NULL ? NULL : whole);
 }
 
