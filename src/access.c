@@ -309,7 +309,10 @@ static aipg_outcome change(const aipg_view *view, Oid relation, aidb_slice key, 
 		aidb_sequence as_of = aidb_current_sequence(aipg_store());
 		aipg_newest newest = aipg_newest_committed(key, NULL);
 
-		if (is_newer_than(&newest, view)) {
+		bool newer = is_newer_than(&newest, view);
+
+		aipg_raise_deferred();
+		if (newer) {
 			return AIPG_CONFLICT;
 		}
 		written = aipg_write_set_key(writes, key);

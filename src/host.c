@@ -6,6 +6,7 @@
 
 #include "access/transam.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -41,9 +42,9 @@ static bool host_member_alive(void *context, uint32_t member) {
 	return true;
 }
 
-/* ShutdownRequestPending is how our workers are asked to end. */
+/* Only what ends the statement or the process; ShutdownRequestPending is how our workers are asked to. */
 static bool wants_to_stop(void) {
-	return InterruptPending || ShutdownRequestPending;
+	return ShutdownRequestPending || (InterruptHoldoffCount == 0 && (QueryCancelPending || ProcDiePending));
 }
 
 static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason) {
@@ -168,14 +169,30 @@ static aidb_sequence host_snapshot_floor(void *context) {
 	return aipg_view_floor(horizon());
 }
 
+/* The end of the last record in PostgreSQL's log. Where a page begins, the place for the next record lies behind a header
+ * that is not there to be flushed yet. */
+static XLogRecPtr inserted_end(void) {
+	XLogRecPtr next = GetXLogInsertRecPtr();
+	uint32 offset = next % XLOG_BLCKSZ;
+	XLogRecPtr page = next - offset;
+	uint32 header = page % wal_segment_size == 0 ? SizeOfXLogLongPHD : SizeOfXLogShortPHD;
+
+	return offset == header ? page : next;
+}
+
 /*
  * Before bytes of AiDb's log reach the operating system, what they build on must be durable in PostgreSQL's: records
  * bearing the transaction ids that tag prepared batches (an id that left no trace would be given out again after a
  * crash), and the commits of transactions whose effects later batches have seen.
  */
 static int host_before_log_write(void *context) {
-	XLogRecPtr lsn = pg_atomic_read_u64(&aipg_shared_memory->required_lsn);
+	XLogRecPtr lsn = InvalidXLogRecPtr;
 
+	if (pg_atomic_read_u32(&aipg_shared_memory->asynchronous_commits) != 0) {
+		lsn = inserted_end();
+	}
+	pg_read_barrier(); /* a commit that is not counted any more has raised required_lsn before */
+	lsn = Max(lsn, pg_atomic_read_u64(&aipg_shared_memory->required_lsn));
 	if (XLogNeedsFlush(lsn)) {
 		START_CRIT_SECTION(); /* an error becomes a PANIC, as everywhere PostgreSQL flushes its log */
 		XLogFlush(lsn);

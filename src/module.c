@@ -4,6 +4,7 @@
 #include "postgres.h"
 
 #include "access.h"
+#include "access/xact.h"
 #include "catalog.h"
 #include "ddl.h"
 #include "executor/executor.h"
@@ -52,20 +53,46 @@ static void post_parse_analyze(ParseState *state, Query *query, JumbleState *jum
 	aipg_view_transaction();
 }
 
-static void executor_start(QueryDesc *query, int flags) {
-	aipg_view_before_execution(query);
+static void start_execution(QueryDesc *query, int flags) {
 	if (previous_executor_start != NULL) {
 		previous_executor_start(query, flags);
 	} else {
 		standard_ExecutorStart(query, flags);
 	}
-	aipg_view_after_execution_start(query);
+	aipg_view_started(query);
+}
+
+static void executor_start(QueryDesc *query, int flags) {
+	Snapshot outer = aipg_view_start_begin(query);
+
+	PG_TRY();
+	{
+		start_execution(query, flags);
+	}
+	PG_FINALLY();
+	{
+		aipg_view_start_end(outer);
+	}
+	PG_END_TRY();
+}
+
+/* What other statements mean for AiDb's part of the transaction. */
+static void note_statement(Node *statement) {
+	if (IsA(statement, VariableSetStmt) && castNode(VariableSetStmt, statement)->kind == VAR_SET_MULTI &&
+		strcmp(castNode(VariableSetStmt, statement)->name, "TRANSACTION SNAPSHOT") == 0) {
+		aipg_view_note_import();
+	}
+	if (IsA(statement, NotifyStmt)) {
+		/* PostgreSQL would take the id only after our part of the commit was prepared as that of a transaction without */
+		GetTopTransactionId();
+	}
 }
 
 static void utility(PlannedStmt *statement, const char *text, bool read_only_tree, ProcessUtilityContext context,
 					ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination,
 					QueryCompletion *completion) {
 	aipg_view_transaction();
+	note_statement(statement->utilityStmt);
 	if (previous_utility != NULL) {
 		previous_utility(statement, text, read_only_tree, context, parameters, environment, destination, completion);
 	} else {

@@ -23,7 +23,7 @@ typedef struct aipg_stripe {
 	pg_atomic_uint64 last_sequence; /* what was read of its keys below this may have changed */
 } aipg_stripe;
 
-/* A mixed transaction that has ended; see view.h. */
+/* A transaction with an id that has ended; see view.h. */
 typedef struct aipg_ended {
 	pg_atomic_uint64 transaction; /* full transaction id */
 	pg_atomic_uint64 sequence;	  /* newest visible sequence when it ended */
@@ -32,6 +32,8 @@ typedef struct aipg_ended {
 typedef struct aipg_shared {
 	/* PostgreSQL's own log must be flushed up to here before AiDb's log may be written: what AiDb's records depend on. */
 	pg_atomic_uint64 required_lsn;
+	/* Asynchronous commits that may be visible already while required_lsn does not cover them yet. */
+	pg_atomic_uint32 asynchronous_commits;
 	pg_atomic_uint32 worker_process[AIDB_WORK_KINDS]; /* process number + 1 of the worker for each kind */
 	ConditionVariable stripe_freed[AIPG_STRIPE_QUEUES];
 	slock_t ended_lock;			  /* to add an entry */

@@ -51,6 +51,7 @@ void aipg_store_shmem_request(void) {
 static void init_shared(aipg_shared *shared) {
 	memset(shared, 0, shared_bytes());
 	pg_atomic_init_u64(&shared->required_lsn, 0);
+	pg_atomic_init_u32(&shared->asynchronous_commits, 0);
 	for (int kind = 0; kind < AIDB_WORK_KINDS; kind++) {
 		pg_atomic_init_u32(&shared->worker_process[kind], 0);
 	}

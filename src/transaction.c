@@ -21,7 +21,8 @@ static struct {
 	aipg_stripe_set stripes;
 	aidb_batch *batch; /* of a plain commit; malloc'd */
 	aidb_reservation reservation;
-	uint64 full_transaction_id; /* of a mixed one */
+	bool closed;	   /* PRE_COMMIT is over: what is written now would not be committed */
+	bool asynchronous; /* counted in asynchronous_commits */
 	aidb_sequence prepared_sequence;
 } current;
 
@@ -31,7 +32,11 @@ aipg_write_set *aipg_transaction_writes(void) {
 
 aipg_write_set *aipg_transaction_begin_write(void) {
 	aipg_store();
-	aipg_check_isolation();
+	aipg_check_usable();
+	if (current.closed) {
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+						errmsg("cannot write AiDb tables while the transaction commits")));
+	}
 	if (XactReadOnly) {
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 						errmsg("cannot write AiDb tables in a read-only transaction")));
@@ -176,24 +181,23 @@ static void reserve_plain(void) {
 
 /*
  * A transaction id that left no durable trace in PostgreSQL's log would be given out again after a crash, to somebody whose
- * commit would then be ours too. So a record that bears it goes before ours.
+ * commit would then be ours too. So a record that bears it goes before ours. That the transaction has written records
+ * (XactLastRecEnd) does not mean that one of them bears its id: hint bits and pruning are logged without.
  */
 static void require_durable_id(void) {
-	if (XLogRecPtrIsInvalid(XactLastRecEnd)) {
-		LogLogicalMessage("aidb", "", 0, true);
-	}
+	LogLogicalMessage("aidb", "", 0, true);
 	aipg_require_lsn(XactLastRecEnd);
 }
 
 static void prepare_mixed(void) {
 	aidb_batch *batch = new_batch();
 	aipg_written_key *key = aipg_write_set_seek(current.writes, (aidb_slice){NULL, 0});
+	aidb_tag tag = U64FromFullTransactionId(GetTopFullTransactionId());
 
-	current.full_transaction_id = U64FromFullTransactionId(GetTopFullTransactionId());
 	require_durable_id();
 	current.stage = PREPARED;
 	while (key != NULL) {
-		aidb_write_options options = {.state = AIDB_BATCH_PREPARED, .tag = current.full_transaction_id};
+		aidb_write_options options = {.state = AIDB_BATCH_PREPARED, .tag = tag};
 		aidb_status rc;
 
 		key = fill_batch(batch, key);
@@ -210,10 +214,11 @@ static void prepare_mixed(void) {
 	aipg_fault_point("precommit_prepared");
 }
 
-static void pre_commit(void) {
-	if (current.writes == NULL || aipg_write_set_writes(current.writes) == 0) {
-		return;
-	}
+static bool is_asynchronous(void) {
+	return synchronous_commit == SYNCHRONOUS_COMMIT_OFF;
+}
+
+static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
 	take_stripes();
 	aipg_fault_point("precommit_locked");
@@ -226,11 +231,19 @@ static void pre_commit(void) {
 	}
 }
 
-/* ---- At and after it ----------------------------------------------------------------------------------- */
-
-static bool is_asynchronous(void) {
-	return synchronous_commit == SYNCHRONOUS_COMMIT_OFF;
+static void pre_commit(void) {
+	if (aipg_store_is_ready() && is_asynchronous()) {
+		/* whoever sees the commit before its place in PostgreSQL's log is known must take the whole log for it */
+		pg_atomic_fetch_add_u32(&aipg_shared_memory->asynchronous_commits, 1);
+		current.asynchronous = true;
+	}
+	if (current.writes != NULL && aipg_write_set_writes(current.writes) > 0) {
+		commit_writes();
+	}
+	current.closed = true;
 }
+
+/* ---- At and after it ----------------------------------------------------------------------------------- */
 
 static aidb_sequence commit_plain(void) {
 	aidb_write_options options = {.durability = is_asynchronous() ? AIDB_LAZY : AIDB_SYNC};
@@ -250,10 +263,30 @@ static aidb_sequence commit_plain(void) {
  * have looked too early, and is to look again.
  */
 static aidb_sequence end_mixed(void) {
-	aipg_fault_point("commit_mixed_begin");
-	aipg_view_note_end(current.full_transaction_id);
 	aipg_fault_point("commit_mixed_end");
 	return aidb_current_sequence(aipg_store_if_attached()) + 1;
+}
+
+/* A transaction with an id has ended, whatever it wrote. */
+static void note_end(void) {
+	FullTransactionId transaction = GetTopFullTransactionIdIfAny();
+	aidb_db *db = aipg_store_if_attached();
+
+	if (!FullTransactionIdIsValid(transaction) || db == NULL || !aidb_is_started(db)) {
+		return;
+	}
+	aipg_fault_point("commit_mixed_begin");
+	if (is_asynchronous()) {
+		aipg_require_lsn(XactLastCommitEnd);
+	}
+	aipg_view_note_end(U64FromFullTransactionId(transaction));
+}
+
+static void stop_counting(void) {
+	if (current.asynchronous) {
+		pg_atomic_fetch_sub_u32(&aipg_shared_memory->asynchronous_commits, 1);
+		current.asynchronous = false;
+	}
 }
 
 static void forget(void) {
@@ -261,14 +294,14 @@ static void forget(void) {
 	current.batch = NULL;
 	current.writes = NULL; /* its memory goes with the transaction's */
 	current.stage = NOTHING_DONE;
+	current.closed = false;
 }
 
 static void commit(void) {
 	aidb_sequence sequence = 0;
 
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) && is_asynchronous()) {
-		aipg_require_lsn(XactLastCommitEnd); /* before anybody can build on what has just been committed */
-	}
+	note_end();
+	stop_counting();
 	if (current.stage == RESERVED) {
 		sequence = commit_plain();
 	} else if (current.stage == PREPARED) {
@@ -283,6 +316,7 @@ static void commit(void) {
 
 /* A prepared batch needs nothing: PostgreSQL's commit log says that it is aborted. */
 static void abort_transaction(void) {
+	stop_counting();
 	if (current.stage == RESERVED) {
 		aidb_write_cancel(aipg_store_if_attached(), &current.reservation);
 	}
@@ -328,7 +362,7 @@ static void subtransaction_event(SubXactEvent event, SubTransactionId id, SubTra
 	int level = GetCurrentTransactionNestLevel();
 
 	if (event == SUBXACT_EVENT_ABORT_SUB) {
-		aipg_view_subtransaction_abort();
+		aipg_view_subtransaction_abort(level);
 		if (current.writes != NULL) {
 			aipg_write_set_subabort(current.writes, level);
 		}

@@ -1,6 +1,7 @@
 #include "worker.h"
 
 #include "access.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog.h"
 #include "host.h"
@@ -21,6 +22,7 @@
 #define FAILURE_NAP_MS 1000
 #define RESTART_S 10
 #define PURGE_ROWS 10000
+#define TAG_AGE 5000000 /* transactions */
 
 /* The flusher also sees to the log, the compactor to the rows of dropped tables. */
 typedef enum worker_kind { FLUSHER, COMPACTOR } worker_kind;
@@ -76,9 +78,24 @@ static bool purge_some(void) {
 	bool more;
 
 	StartTransactionCommand();
+	XactIsoLevel = XACT_READ_COMMITTED; /* whatever the default is */
 	more = aipg_catalog_purge(PURGE_ROWS);
 	CommitTransactionCommand();
 	return more;
+}
+
+/*
+ * A tagged version must have lost its tag before PostgreSQL forgets the fate of its transaction (pg_xact is cut some 50 million
+ * transactions behind, at the least). Compaction sees to that for files; so memory is flushed every so many transactions, and
+ * once at a start, for what the log brought back.
+ */
+static void flush_old_tags(aidb_db *db) {
+	static uint64 flushed_at = 0;
+	uint64 next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	if (next - flushed_at >= TAG_AGE && aidb_flush(db) == AIDB_OK) {
+		flushed_at = next;
+	}
 }
 
 static bool work_once(aidb_db *db, worker_kind kind, bool *failing) {
@@ -95,6 +112,7 @@ static bool work_once(aidb_db *db, worker_kind kind, bool *failing) {
 	while (purge_some() && !ShutdownRequestPending) {
 		CHECK_FOR_INTERRUPTS();
 	}
+	flush_old_tags(db);
 	return work_until_done(db, AIDB_WORK_COMPACT, &failing[0]);
 }
 

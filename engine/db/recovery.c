@@ -496,6 +496,21 @@ static aidb_status check_empty(const aidb_db *db) {
 	return rc;
 }
 
+/* So that a power failure does not take the directory's name. */
+static int sync_parent(const aidb_db *db) {
+	char parent[LSM_PATH_BYTES];
+	char *slash;
+
+	snprintf(parent, sizeof(parent), "%s", db->directory);
+	slash = strrchr(parent, '/');
+	if (slash == NULL) {
+		snprintf(parent, sizeof(parent), ".");
+	} else {
+		slash[slash == parent ? 1 : 0] = '\0';
+	}
+	return db->host->directory_sync(db->host->context, parent);
+}
+
 static aidb_status create_store(aidb_db *db) {
 	lsm_shared *shared = db->shared;
 	const aidb_host *host = db->host;
@@ -507,6 +522,9 @@ static aidb_status create_store(aidb_db *db) {
 		return lsm_fail(AIDB_NOT_FOUND, "there is no store in \"%s\", and it was not to be created", db->directory);
 	}
 	error = host->directory_create(host->context, db->directory);
+	if (error == 0) {
+		error = sync_parent(db);
+	}
 	if (error != 0) {
 		return lsm_fail_errno(error, "create directory", db->directory);
 	}
