@@ -14,6 +14,7 @@
 #include "shared.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
+#include "storage/pmsignal.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/memutils.h"
@@ -47,6 +48,16 @@ static bool wants_to_stop(void) {
 	return ShutdownRequestPending || (InterruptHoldoffCount == 0 && (QueryCancelPending || ProcDiePending));
 }
 
+/*
+ * Without a postmaster, nobody restarts the server when a process dies, so what this one waits for may never come, and
+ * while it waits no new server can start. Shared memory is lost anyway: leave without touching it.
+ */
+static void leave_if_orphaned(void) {
+	if (IsUnderPostmaster && !PostmasterIsAlive()) {
+		_exit(1);
+	}
+}
+
 static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason) {
 	bool may_take_long = reason == AIDB_WAIT_ROOM || reason == AIDB_WAIT_JOB;
 
@@ -56,6 +67,7 @@ static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t 
 	pgstat_report_wait_start(PG_WAIT_EXTENSION);
 	futex_wait(NULL, word, expected, timeout_us, reason);
 	pgstat_report_wait_end();
+	leave_if_orphaned();
 	return may_take_long && wants_to_stop() ? EINTR : 0;
 }
 

@@ -120,12 +120,18 @@ static void seek(lsm_cursor *base, aidb_slice key, uint64_t trailer) {
 	build(merge, false);
 }
 
+static bool is_before(const lsm_entry *entry, aidb_slice key, uint64_t trailer) {
+	return lsm_compare_versions(entry->key, entry->trailer, key, trailer) < 0;
+}
+
+/* A memtable may get entries meanwhile, in between where it was found and where it stands then. */
 static void seek_source_before(lsm_cursor *source, aidb_slice key, uint64_t trailer) {
 	source->ops->seek(source, key, trailer);
-	if (source->valid) {
-		source->ops->prev(source);
-	} else if (source->status == AIDB_OK) {
+	if (!source->valid && source->status == AIDB_OK) {
 		source->ops->seek_last(source);
+	}
+	while (source->valid && !is_before(&source->entry, key, trailer)) {
+		source->ops->prev(source);
 	}
 }
 

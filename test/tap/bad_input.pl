@@ -8,7 +8,9 @@ use Math::BigInt;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = AidbNode->launch('main', memory => '16MB', conf => 'shared_buffers = 4MB');
+my $conf = "shared_buffers = 4MB\nstatement_timeout = '30s'"; # what does not end is to fail
+
+my $node = AidbNode->launch('main', memory => '16MB', conf => $conf);
 my $store = $node->data_dir . '/aidb';
 
 $node->safe_psql('postgres', <<'SQL');
@@ -53,7 +55,7 @@ sub store_refused {
 		'a look-up' => 'SELECT * FROM t WHERE id = 1',
 		'an INSERT' => 'INSERT INTO t VALUES (0)',
 		'a key space' => "SELECT aidb.get('space', 'k')",
-		'a new table' => 'CREATE FOREIGN TABLE new (id int PRIMARY KEY) SERVER aidb');
+		'a new table' => 'BEGIN; CREATE FOREIGN TABLE new (id int PRIMARY KEY) SERVER aidb; ROLLBACK');
 	for my $what (sort keys %statements) {
 		refused($node, $statements{$what}, $sqlstate, $detail, "$name: $what is refused, with the reason");
 	}
@@ -186,7 +188,8 @@ for my $memory (qw(8MB 33GB much)) {
 	my $start = -s $node->logfile;
 	$node->append_conf('postgresql.conf', "aidb.memory = '16MB'\nmax_connections = 60000");
 	ok(!$node->start(fail_ok => 1), 'with too many connections for the memory the server does not start');
-	like(slurp_file($node->logfile, $start), qr/FATAL:  could not set up AiDb's shared memory.*DETAIL:  .*HINT:  Raise "aidb\.memory"/s, 'and the log says what to do');
+	my $reason = qr/FATAL:  could not set up AiDb's shared memory.*DETAIL:  .*HINT:  Raise "aidb\.memory"/s;
+	like(slurp_file($node->logfile, $start), $reason, 'and the log says what to do');
 	$node->stop;
 }
 $node->append_conf('postgresql.conf', 'max_connections = 20');
@@ -292,7 +295,7 @@ my $table = sub { (files('.sst'))[0] };
 with_damage('a flipped bit in a table', 'fast', $table, sub { flipped($_[0], length($_[0]) / 3) }, sub {
 	my ($name, $file) = @_;
 	my $session = AidbSession->connect($node);
-	refused($node, 'SELECT sum(length(v)) FROM t', 'XX001', "$file: offset [0-9]+: .*", "$name: a scan is refused");
+	refused($node, 'SELECT sum(length(v)) FROM t', 'XX001', "$file: block at offset [0-9]+: ", "$name: a scan is refused");
 	refused($node, 'UPDATE t SET v = v', 'XX001', $file, "$name: an UPDATE of everything is refused");
 	is($session->run('SELECT sum(length(v)) FROM t'), 'XX001', "$name: in a session too");
 	is($session->run("SELECT aidb.put('space', 'other', 'w')\\; SELECT aidb.delete('space', 'other')"), '00000',
@@ -385,7 +388,7 @@ sub start_inside {
 }
 
 SKIP: {
-	my $full = AidbNode->create('full', memory => '16MB', conf => 'shared_buffers = 4MB');
+	my $full = AidbNode->create('full', memory => '16MB', conf => $conf);
 	mkdir $full->data_dir . '/aidb', 0700 or die $!;
 	my ($holder, @inside) = small_disk($full->data_dir . '/aidb', '24m');
 	skip "no disk of limited size: $inside[0]", 1 unless $holder;

@@ -117,6 +117,76 @@ static void test_seek_before(void **state) {
 	close_merge(&merged);
 }
 
+/* A source that gets more entries as soon as it has been sought in, as a memtable may: the first has only "a". */
+typedef struct growing {
+	lsm_cursor base;
+	int at;
+	int count;
+} growing;
+
+static const char *const growing_keys[] = {"a", "k", "x", "z"};
+
+static void growing_stand(lsm_cursor *base, int at) {
+	growing *cursor = (growing *)base;
+
+	cursor->at = at;
+	base->valid = at >= 0 && at < cursor->count;
+	if (base->valid) {
+		base->entry = (lsm_entry){text(growing_keys[at]), lsm_trailer(9, LSM_KIND_PUT), text("")};
+	}
+}
+
+static void growing_seek(lsm_cursor *base, aidb_slice key, uint64_t trailer) {
+	growing *cursor = (growing *)base;
+	int at = 0;
+
+	(void)trailer;
+	while (at < cursor->count && lsm_compare(text(growing_keys[at]), key) < 0) {
+		at++;
+	}
+	growing_stand(base, at);
+	cursor->count = 4;
+}
+
+static void growing_seek_first(lsm_cursor *base) {
+	growing_stand(base, 0);
+}
+
+static void growing_seek_last(lsm_cursor *base) {
+	growing_stand(base, ((growing *)base)->count - 1);
+}
+
+static void growing_next(lsm_cursor *base) {
+	growing_stand(base, ((growing *)base)->at + 1);
+}
+
+static void growing_prev(lsm_cursor *base) {
+	growing_stand(base, ((growing *)base)->at - 1);
+}
+
+static void growing_close(lsm_cursor *base) {
+	(void)base;
+}
+
+static void test_seek_before_in_a_source_that_grows(void **state) {
+	static const lsm_cursor_ops ops = {.seek = growing_seek,
+									   .seek_first = growing_seek_first,
+									   .seek_last = growing_seek_last,
+									   .next = growing_next,
+									   .prev = growing_prev,
+									   .close = growing_close};
+	growing source = {.base = {.ops = &ops}, .count = 1};
+	lsm_cursor *cursors[] = {&source.base};
+	lsm_cursor *merge;
+
+	(void)state;
+	assert_ok(lsm_merge_create(cursors, 1, &merge));
+	lsm_merge_seek_before(merge, text("m"), UINT64_MAX);
+	assert_true(merge->valid);
+	assert_true(lsm_compare(merge->entry.key, text("m")) < 0);
+	merge->ops->close(merge);
+}
+
 static void test_no_sources(void **state) {
 	sources merged = {.count = 0};
 
@@ -168,6 +238,7 @@ int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_walks), cmocka_unit_test(test_newer_source_wins),
 		cmocka_unit_test(test_seek_before),  cmocka_unit_test(test_no_sources),
+		cmocka_unit_test(test_seek_before_in_a_source_that_grows),
 		cmocka_unit_test(test_errors),
 	};
 
