@@ -6,13 +6,31 @@
 #include "host.h"
 #include "utils/guc.h"
 
+#define MIN_MEMORY_MB ((int)(AIDB_MIN_MEMORY_BYTES >> 20))
+#define MAX_MEMORY_MB ((int)(AIDB_MAX_MEMORY_BYTES >> 20))
+
 int aipg_memory_mb = 256;
 
+/* PostgreSQL itself would only warn of a bad value for a library's setting, and start with the default. */
+static void check_memory(void) {
+	const char *given = GetConfigOption("aidb.memory", true, false);
+	int memory_mb;
+
+	if (given != NULL &&
+		(!parse_int(given, &memory_mb, GUC_UNIT_MB, NULL) || memory_mb < MIN_MEMORY_MB || memory_mb > MAX_MEMORY_MB)) {
+		ereport(FATAL,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for parameter \"aidb.memory\": \"%s\"", given),
+				 errhint("Give it a size from %d MB to %d GB, such as '512MB'.", MIN_MEMORY_MB, MAX_MEMORY_MB >> 10)));
+	}
+}
+
 void aipg_settings_init(void) {
+	check_memory();
 	DefineCustomIntVariable("aidb.memory", "Shared memory for AiDb tables: memtables, block cache and all else.",
-							"A hard limit: AiDb uses no more shared memory than this, whatever is loaded.", &aipg_memory_mb, 256,
-							(int)(AIDB_MIN_MEMORY_BYTES >> 20), (int)(AIDB_MAX_MEMORY_BYTES >> 20), PGC_POSTMASTER,
-							GUC_UNIT_MB, NULL, NULL, NULL);
+							"A hard limit: AiDb uses no more shared memory than this, whatever is loaded.",
+							&aipg_memory_mb, 256, MIN_MEMORY_MB, MAX_MEMORY_MB, PGC_POSTMASTER, GUC_UNIT_MB, NULL, NULL,
+							NULL);
 	DefineCustomStringVariable("aidb.fault_point", "Lets a step of a commit or of recovery fail, for tests.",
 							   "name=action, where action is kill, kill-all, error or pause.", &aipg_fault_setting, "",
 							   PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);

@@ -98,7 +98,8 @@ static aidb_status add_memtable(aidb_db *db, int index) {
 	lsm_ref version = lsm_version_build(&db->arena, &shared->heap, &shared->versions, &edit);
 
 	if (version == 0) {
-		return lsm_fail(AIDB_NO_MEMORY, "the arena has no memory left for the list of files; give the store more memory");
+		return lsm_fail(AIDB_NO_MEMORY,
+						"the arena has no memory left for the list of files; give the store more memory");
 	}
 	lsm_memtable_reset(&db->arena, &shared->memtables[index], shared->memtables[commits->active].number + 1, 0);
 	if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
@@ -218,8 +219,8 @@ aidb_status lsm_make_room(aidb_db *db, uint32_t memtable, uint64_t bytes) {
 	}
 	if (stalled) {
 		atomic_fetch_add_explicit(&db->shared->counters.stalls, 1, memory_order_relaxed);
-		atomic_fetch_add_explicit(&db->shared->counters.stall_us,
-								  db->host->clock_us(db->host->context) - start_us, memory_order_relaxed);
+		atomic_fetch_add_explicit(&db->shared->counters.stall_us, db->host->clock_us(db->host->context) - start_us,
+								  memory_order_relaxed);
 	}
 	return rc;
 }
@@ -279,6 +280,16 @@ static void take_turn(aidb_db *db, uint64_t payload_bytes, turn *mine) {
 	atomic_store_explicit(&slot->member, db->host->member(db->host->context), memory_order_relaxed);
 }
 
+/* Has the next segment made in the background, when the log has just come within half a segment of what is prepared. */
+static void ask_for_segment(const aidb_db *db, uint64_t from, uint64_t to) {
+	const lsm_log *log = &db->shared->log;
+	uint64_t threshold = atomic_load_explicit(&log->prepared, memory_order_relaxed) - log->geometry.segment_bytes / 2;
+
+	if (from < threshold && to >= threshold) {
+		lsm_background(db, AIDB_WORK_LOG);
+	}
+}
+
 /*
  * Secures memory and log space; with `mine` takes the turn in the same hold of the latch. Loops until both are there at
  * once: each wait gives the latch up.
@@ -303,8 +314,8 @@ static aidb_status reserve(aidb_db *db, aidb_batch *batch, bool tagged, aidb_res
 		if (log_end > atomic_load(&shared->log.prepared)) {
 			lsm_latch_release(&db->arena.waiting, &commits->latch);
 			rc = lsm_log_prepare(db, log_end);
-		} else if (taken.memtable_bytes > 0 &&
-				   (taken.memory = lsm_memtable_reserve(&shared->memtables[taken.memtable], taken.memtable_bytes)) == 0) {
+		} else if (taken.memtable_bytes > 0 && (taken.memory = lsm_memtable_reserve(&shared->memtables[taken.memtable],
+																					taken.memtable_bytes)) == 0) {
 			lsm_latch_release(&db->arena.waiting, &commits->latch);
 			rc = lsm_make_room(db, taken.memtable, taken.memtable_bytes);
 		} else {
@@ -316,6 +327,7 @@ static aidb_status reserve(aidb_db *db, aidb_batch *batch, bool tagged, aidb_res
 				atomic_fetch_add(&lsm_member_slot_of(&db->arena, taken.member)->reservations, 1);
 			}
 			lsm_latch_release(&db->arena.waiting, &commits->latch);
+			ask_for_segment(db, log_end - taken.log_bytes, log_end);
 			*reservation = taken;
 			return AIDB_OK;
 		}
@@ -344,8 +356,8 @@ static aidb_status copy_record(aidb_db *db, const aidb_write_options *options, c
 							   const turn *mine) {
 	lsm_log *log = &db->shared->log;
 	lsm_commits *commits = &db->shared->commits;
-	lsm_commit_slot *slot = (lsm_commit_slot *)lsm_at(&db->arena, commits->slots) +
-							(mine->sequence & (commits->slot_count - 1));
+	lsm_commit_slot *slot =
+		(lsm_commit_slot *)lsm_at(&db->arena, commits->slots) + (mine->sequence & (commits->slot_count - 1));
 	uint8_t head[LSM_PAYLOAD_HEAD_BYTES];
 	aidb_status rc = lsm_log_check(db);
 
@@ -361,8 +373,7 @@ static aidb_status copy_record(aidb_db *db, const aidb_write_options *options, c
 													 .state = options->state,
 													 .count = batch->count});
 	lsm_record_write(&log->geometry, lsm_at(&db->arena, log->ring), log->ring_bytes, mine->begin,
-					 (aidb_slice){head, sizeof(head)},
-					 (aidb_slice){batch->operations.data, batch->operations.size});
+					 (aidb_slice){head, sizeof(head)}, (aidb_slice){batch->operations.data, batch->operations.size});
 	atomic_store(&slot->copied, mine->sequence);
 	lsm_fault_point(db, "log_copied");
 	return AIDB_OK;

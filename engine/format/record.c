@@ -291,7 +291,10 @@ lsm_record_result lsm_record_resync(lsm_record_reader *reader, uint64_t position
 		} else if (reader->block_bytes == 0) {
 			break;
 		} else if (!is_zero(reader)) {
-			result = find_in_block(reader, begin, end < limit ? end : limit, status);
+			uint64_t loaded = reader->block_position + reader->block_bytes; /* a file may be cut off */
+
+			loaded = loaded < limit ? loaded : limit;
+			result = find_in_block(reader, begin, loaded, status);
 		}
 		position = end;
 	}

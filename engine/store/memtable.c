@@ -6,19 +6,21 @@
  * A node, in units of 8 bytes:
  *
  *   0   trailer u64
- *   8   value bytes u32
+ *   8   value u32, where it lies; 0: it is empty
  *   12  key bytes u16
  *   14  height u8, 1 to LSM_MEMTABLE_MAX_HEIGHT
  *   15  unused
  *   16  next u32[height], the successor on each level, lowest first; 0 at the end
- *       key, value
+ *       key
+ *
+ * A value: bytes u32 | the bytes themselves.
  *
  * The head is a node of full height without key or value, and sorts before all others. Everything but `next` is
  * written before the node can be reached, and never again.
  */
 struct node {
 	uint64_t trailer;
-	uint32_t value_bytes;
+	lsm_ref value;
 	uint16_t key_bytes;
 	uint8_t height;
 	uint8_t unused;
@@ -55,8 +57,12 @@ static uint8_t *key_of(const struct node *node) {
 	return (uint8_t *)&node->next[node->height];
 }
 
-static uint64_t bytes_of_node(unsigned height, size_t key_bytes, size_t value_bytes) {
-	return lsm_round_up(sizeof(struct node) + height * sizeof(lsm_ref) + key_bytes + value_bytes, LSM_REF_UNIT);
+static uint64_t bytes_of_node(unsigned height, size_t key_bytes) {
+	return lsm_round_up(sizeof(struct node) + height * sizeof(lsm_ref) + key_bytes, LSM_REF_UNIT);
+}
+
+static uint64_t bytes_of_value(size_t value_bytes) {
+	return value_bytes == 0 ? 0 : lsm_round_up(sizeof(uint32_t) + value_bytes, LSM_REF_UNIT);
 }
 
 /* Geometric with p = 1/4, from the mixing function of splitmix64 (Steele, Lea, Flood 2014). */
@@ -70,7 +76,7 @@ static unsigned height_of(uint64_t seed, uint32_t index) {
 }
 
 uint64_t lsm_memtable_node_bytes(uint64_t seed, uint32_t index, size_t key_bytes, size_t value_bytes) {
-	return bytes_of_node(height_of(seed, index), key_bytes, value_bytes);
+	return bytes_of_node(height_of(seed, index), key_bytes) + bytes_of_value(value_bytes);
 }
 
 /* ---- Searching ----------------------------------------------------------------------------------------- */
@@ -137,15 +143,16 @@ static void find_splice(const lsm_arena *arena, const lsm_memtable *memtable, co
 /* ---- The memtable -------------------------------------------------------------------------------------- */
 
 void lsm_memtable_reset(const lsm_arena *arena, lsm_memtable *memtable, uint64_t number, uint64_t log_position) {
-	uint64_t head_bytes = bytes_of_node(LSM_MEMTABLE_MAX_HEIGHT, 0, 0);
+	uint64_t head_bytes = bytes_of_node(LSM_MEMTABLE_MAX_HEIGHT, 0);
 	struct node *head;
 
 	atomic_store(&memtable->mark, memtable->begin);
 	atomic_store(&memtable->height, 1);
 	atomic_store(&memtable->writers, 0);
 	atomic_store(&memtable->entries, 0);
-	memtable->head = lsm_memtable_reserve(memtable, head_bytes);
-	assert(memtable->head != 0);
+	(void)lsm_memtable_reserve(memtable, head_bytes);
+	atomic_store(&memtable->used, head_bytes / LSM_REF_UNIT);
+	memtable->head = memtable->begin;
 	head = node_at(arena, memtable->head);
 	*head = (struct node){.height = LSM_MEMTABLE_MAX_HEIGHT};
 	for (unsigned level = 0; level < LSM_MEMTABLE_MAX_HEIGHT; level++) {
@@ -172,24 +179,12 @@ uint64_t lsm_memtable_bytes(const lsm_memtable *memtable) {
 
 /* ---- Inserting ----------------------------------------------------------------------------------------- */
 
-static struct node *write_node(const lsm_arena *arena, lsm_ref ref, unsigned height, const lsm_entry *entry,
-							   aidb_tag tag) {
+static void write_value(const lsm_arena *arena, lsm_ref ref, const lsm_entry *entry, aidb_tag tag) {
 	bool tagged = lsm_is_tagged(entry->trailer);
-	size_t value_bytes = entry->value.size + (tagged ? LSM_TAG_BYTES : 0);
-	struct node *node = node_at(arena, ref);
-	uint8_t *to;
+	uint8_t *to = lsm_at(arena, ref);
 
-	assert(entry->key.size <= AIDB_MAX_KEY_BYTES && value_bytes <= UINT32_MAX);
-	node->trailer = entry->trailer;
-	node->value_bytes = (uint32_t)value_bytes;
-	node->key_bytes = (uint16_t)entry->key.size;
-	node->height = (uint8_t)height;
-	node->unused = 0;
-	to = key_of(node);
-	if (entry->key.size > 0) {
-		memcpy(to, entry->key.data, entry->key.size);
-		to += entry->key.size;
-	}
+	lsm_put_u32(to, (uint32_t)(entry->value.size + (tagged ? LSM_TAG_BYTES : 0)));
+	to += sizeof(uint32_t);
 	if (tagged) {
 		lsm_put_u64(to, tag);
 		to += LSM_TAG_BYTES;
@@ -197,7 +192,35 @@ static struct node *write_node(const lsm_arena *arena, lsm_ref ref, unsigned hei
 	if (entry->value.size > 0) {
 		memcpy(to, entry->value.data, entry->value.size);
 	}
-	return node;
+}
+
+/*
+ * Writes a node and its value, not linked yet, and returns the node. Where they come to lie is decided only now; that
+ * there is room, the reservation has seen to.
+ */
+static lsm_ref write_node(const lsm_arena *arena, lsm_memtable *memtable, unsigned height, const lsm_entry *entry,
+						  aidb_tag tag) {
+	size_t value_bytes = entry->value.size + (lsm_is_tagged(entry->trailer) ? LSM_TAG_BYTES : 0);
+	uint64_t node_units = bytes_of_node(height, entry->key.size) / LSM_REF_UNIT;
+	uint64_t value_units = bytes_of_value(value_bytes) / LSM_REF_UNIT;
+	uint64_t used = atomic_fetch_add_explicit(&memtable->used, node_units | value_units << 32, memory_order_relaxed);
+	lsm_ref ref = memtable->begin + (lsm_ref)used;
+	lsm_ref value = value_units == 0 ? 0 : memtable->end - (lsm_ref)((used >> 32) + value_units);
+	struct node *node = node_at(arena, ref);
+
+	assert(entry->key.size <= AIDB_MAX_KEY_BYTES && value_bytes <= UINT32_MAX);
+	node->trailer = entry->trailer;
+	node->value = value;
+	node->key_bytes = (uint16_t)entry->key.size;
+	node->height = (uint8_t)height;
+	node->unused = 0;
+	if (entry->key.size > 0) {
+		memcpy(key_of(node), entry->key.data, entry->key.size);
+	}
+	if (value != 0) {
+		write_value(arena, value, entry, tag);
+	}
+	return ref;
 }
 
 /* Makes the list at least this high, so that a search from its top finds neighbours for all of a node's levels. */
@@ -228,8 +251,9 @@ void lsm_memtable_insert(const lsm_arena *arena, lsm_memtable *memtable, lsm_ref
 						 const lsm_entry *entry, aidb_tag tag) {
 	unsigned height = height_of(seed, index);
 	struct target target = {entry->key, entry->trailer};
-	lsm_ref ref = *piece;
-	struct node *node = write_node(arena, ref, height, entry, tag);
+	lsm_ref ref = write_node(arena, memtable, height, entry, tag);
+	struct node *node = node_at(arena, ref);
+	size_t value_bytes = entry->value.size + (lsm_is_tagged(entry->trailer) ? LSM_TAG_BYTES : 0);
 	struct splice splice;
 
 	raise_height(memtable, height);
@@ -238,7 +262,7 @@ void lsm_memtable_insert(const lsm_arena *arena, lsm_memtable *memtable, lsm_ref
 		link_level(arena, node, ref, level, &target, &splice);
 	}
 	atomic_fetch_add_explicit(&memtable->entries, 1, memory_order_relaxed);
-	*piece = ref + (lsm_ref)(bytes_of_node(height, node->key_bytes, node->value_bytes) / LSM_REF_UNIT);
+	*piece += (lsm_ref)((bytes_of_node(height, entry->key.size) + bytes_of_value(value_bytes)) / LSM_REF_UNIT);
 }
 
 /* ---- Reading ------------------------------------------------------------------------------------------- */
@@ -309,5 +333,10 @@ void lsm_memtable_entry(const lsm_memtable_cursor *cursor, lsm_entry *entry) {
 
 	entry->key = (aidb_slice){key, node->key_bytes};
 	entry->trailer = node->trailer;
-	entry->value = (aidb_slice){key + node->key_bytes, node->value_bytes};
+	entry->value = (aidb_slice){NULL, 0};
+	if (node->value != 0) {
+		const uint8_t *value = lsm_at(cursor->arena, node->value);
+
+		entry->value = (aidb_slice){value + sizeof(uint32_t), lsm_get_u32(value)};
+	}
 }

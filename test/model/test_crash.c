@@ -26,15 +26,20 @@
 #include "db/db.h"
 #include "store_fixture.h"
 
-#if defined(__SANITIZE_THREAD__)
-#define HAS_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define HAS_THREAD_SANITIZER 1
+#if defined(__has_feature)
+#define SANITIZED(feature) __has_feature(feature)
+#else
+#define SANITIZED(feature) 0
 #endif
-#endif
-#ifndef HAS_THREAD_SANITIZER
+#if defined(__SANITIZE_THREAD__) || SANITIZED(thread_sanitizer)
+#define HAS_THREAD_SANITIZER 1
+#else
 #define HAS_THREAD_SANITIZER 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || SANITIZED(address_sanitizer)
+#define HAS_ADDRESS_SANITIZER 1
+#else
+#define HAS_ADDRESS_SANITIZER 0
 #endif
 
 #define WRITERS 4
@@ -308,6 +313,22 @@ static bool end_of(pid_t child, int *status, uint64_t limit_us) {
 
 #define LIMIT_US 20000000
 
+static void skip_without_fork(void) {
+	if (HAS_THREAD_SANITIZER) {
+		print_message("skipped: the thread sanitizer does not follow forked processes that share memory\n");
+		skip();
+	}
+}
+
+/* For tests that fork while other threads run. */
+static void skip_without_fork_of_threads(void) {
+	skip_without_fork();
+	if (HAS_ADDRESS_SANITIZER) {
+		print_message("skipped: the address sanitizer's own locks do not survive a fork while other threads run\n");
+		skip();
+	}
+}
+
 /* ---- A whole program is killed ------------------------------------------------------------------------- */
 
 typedef struct program {
@@ -361,10 +382,7 @@ static void killed_program_keeps_what_it_promised(void **state) {
 	uint64_t committed = 0;
 
 	(void)state;
-	if (HAS_THREAD_SANITIZER) {
-		print_message("skipped: the thread sanitizer does not follow threads into forked processes\n");
-		skip();
-	}
+	skip_without_fork();
 	mine.options.log_segment_bytes = 256 << 10;
 	clear_board();
 	directory_make(directory);
@@ -555,13 +573,6 @@ static void open_board_and_store(void) {
 	store_open(&store);
 }
 
-static void skip_without_fork(void) {
-	if (HAS_THREAD_SANITIZER) {
-		print_message("skipped: the thread sanitizer does not follow forked processes that share memory\n");
-		skip();
-	}
-}
-
 static void death_at_any_step_holds_nobody_up(void **state) {
 	static const struct {
 		const char *point;
@@ -661,7 +672,7 @@ static void children_use_the_store_of_their_parent(void **state) {
 	int status = 0;
 
 	(void)state;
-	skip_without_fork();
+	skip_without_fork_of_threads();
 	clear_board();
 	directory_make(directory);
 	assert_ok(aidb_open(directory, &options, &program_db)); /* with threads, which the children have not */
@@ -711,7 +722,7 @@ static void child_may_be_born_at_any_moment(void **state) {
 	int status = 0;
 
 	(void)state;
-	skip_without_fork();
+	skip_without_fork_of_threads();
 	clear_board();
 	directory_make(directory);
 	assert_ok(aidb_open(directory, &options, &program_db));

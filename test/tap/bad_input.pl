@@ -8,9 +8,7 @@ use Math::BigInt;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $conf = "shared_buffers = 4MB\nstatement_timeout = '30s'"; # what does not end is to fail
-
-my $node = AidbNode->launch('main', memory => '16MB', conf => $conf);
+my $node = AidbNode->launch('main', memory => '16MB', conf => 'shared_buffers = 4MB');
 my $store = $node->data_dir . '/aidb';
 
 $node->safe_psql('postgres', <<'SQL');
@@ -26,10 +24,12 @@ SQL
 my $everything = "SELECT (SELECT count(*) FROM heap), count(*), md5(string_agg(v, ',' ORDER BY id)),
 	(SELECT count(*) FROM aidb.scan('space')) FROM t";
 
+my $limit_s = 60; # of a statement that is to be refused
+
 # The whole text of an error.
 sub refusal {
 	my ($on, $sql) = @_;
-	my ($status, $output, $error) = $on->psql('postgres', "\\set VERBOSITY verbose\n$sql");
+	my ($status, $output, $error) = $on->psql('postgres', "\\set VERBOSITY verbose\n$sql", timeout => $limit_s);
 	return $status == 0 ? "no error, but: $output" : $error;
 }
 
@@ -388,7 +388,7 @@ sub start_inside {
 }
 
 SKIP: {
-	my $full = AidbNode->create('full', memory => '16MB', conf => $conf);
+	my $full = AidbNode->create('full', memory => '16MB', conf => 'shared_buffers = 4MB');
 	mkdir $full->data_dir . '/aidb', 0700 or die $!;
 	my ($holder, @inside) = small_disk($full->data_dir . '/aidb', '24m');
 	skip "no disk of limited size: $inside[0]", 1 unless $holder;

@@ -1,243 +1,137 @@
-# What is committed is there after every way for a server to end; single-user mode; a standby, which has no AiDb data.
-#
-# Each round commits numbers in three ways: into an AiDb table, into a heap table and an AiDb table together, and into a
-# key space. Then the server ends, while a session is still connected that has not committed its rows.
+# Every way a server is stopped and started, and what AiDb says where it cannot work: in a standby, without being
+# preloaded, with memory settings that make no sense.
 use strict;
 use warnings;
 use AidbNode;
-use AidbSession;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep time);
 
-my $rounds = 12; # numbers of each kind in a batch
-
-my $node = AidbNode->launch('main', memory => '16MB', conf => <<'CONF');
+my $node = AidbNode->create('main', conf => <<'CONF');
 wal_level = replica
-max_wal_senders = 5
-max_connections = 20
-shared_buffers = 4MB
+max_wal_senders = 4
 CONF
-
+$node->start;
 $node->safe_psql('postgres', <<'SQL');
-CREATE TABLE heap (n int);
-CREATE FOREIGN TABLE plain (n int PRIMARY KEY, filler text) SERVER aidb;
-CREATE FOREIGN TABLE mixed (n int PRIMARY KEY) SERVER aidb;
-SELECT aidb.put('space', '0', ''); -- makes it: who does keeps others out until commit
-SELECT aidb.delete('space', '0');
+CREATE EXTENSION aidb;
+CREATE TABLE heap (k int PRIMARY KEY);
+CREATE FOREIGN TABLE item (k int PRIMARY KEY, v text) SERVER aidb;
 SQL
 
-my $last = 0; # number
-
-# Commits the next numbers; dies when one of them fails.
-sub commit_batch {
-	my ($session, $synchronous) = @_;
-	$session->rows("SET synchronous_commit = $synchronous");
-	for (1 .. $rounds) {
-		$last++;
-		$session->rows("INSERT INTO plain VALUES ($last)");
-		$session->rows("SELECT aidb.put('space', '$last', 'value of $last')");
-		my $state = $session->transaction("INSERT INTO heap VALUES ($last)", "INSERT INTO mixed VALUES ($last)");
-		die "SQLSTATE $state" unless $state eq '00000';
-	}
-	return;
+# What a statement printed on stderr, with SQLSTATE, detail and hint.
+sub error_of {
+	my ($server, $sql) = @_;
+	my (undef, undef, $error) = $server->psql('postgres', "\\set VERBOSITY verbose\n$sql", on_error_stop => 0);
+	return $error;
 }
 
-# How many of the numbers are there, in each of the places; -1 when they are not the first that were committed.
-sub present {
-	my ($on) = @_;
-	my $places = join ' UNION ALL ',
-		map { "SELECT '$_->[0]' AS place, count(*), max(n) FROM $_->[1]" }
-		[ heap => 'heap' ], [ mixed => 'mixed' ], [ plain => 'plain WHERE n > 0' ],
-		[ space => "(SELECT convert_from(key, 'UTF8')::int AS n FROM aidb.scan('space')
-			WHERE value = ('value of ' || convert_from(key, 'UTF8'))::bytea) s" ];
-	my @rows = split /\n/, $on->safe_psql('postgres',
-		"SELECT place, CASE WHEN count = coalesce(max, 0) THEN count ELSE -1 END FROM ($places) p ORDER BY place");
-	return map { split /\|/ } @rows;
-}
+# ---- Stopping and starting ---------------------------------------------------------------------------------------
 
-sub all_there {
-	my ($name) = @_;
-	my %present = present($node);
-	is_deeply(\%present, { map { $_ => $last } qw(heap mixed plain space) }, "$name: everything committed is there");
-	is($node->safe_psql('postgres', 'SELECT status FROM aidb.health()'), 'ok', "$name: the store is well");
-	return;
-}
+my $rows = 0;
 
-# A session that is connected while the server ends, with rows that it has not committed.
-sub open_transaction {
-	my $session = AidbSession->connect($node) or die 'no connection';
-	$session->rows('BEGIN');
-	$session->rows("INSERT INTO $_ VALUES (-1)") for qw(heap mixed plain);
-	$session->rows("SELECT aidb.put('space', '-1', 'not committed')");
-	return $session;
-}
-
-# The whole text of an error.
-sub refusal {
-	my ($on, $sql) = @_;
-	my ($status, $output, $error) = $on->psql('postgres', "\\set VERBOSITY verbose\n$sql");
-	return $status == 0 ? "no error, but: $output" : $error;
-}
-
-# Waits until the server accepts no connections any more.
-sub wait_until_refused {
-	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
-	while (time < $deadline) {
-		my $session = AidbSession->connect($node) or return 1;
-		$session->close;
-		sleep 0.05;
-	}
-	return 0;
-}
-
-# ---- Fast shutdown and restart -----------------------------------------------------------------------------------
-
-for my $synchronous (qw(on off)) {
-	my %ways = (
-		'fast shutdown' => sub { $node->stop('fast'); $node->start },
-		'restart' => sub { $node->restart });
-
-	for my $way (sort keys %ways) {
-		my $busy = open_transaction();
-		commit_batch(AidbSession->connect($node), $synchronous); # which leaves at the end
-		my $idle = AidbSession->connect($node);
-		commit_batch($idle, $synchronous); # is still connected
-		$ways{$way}->();
-		is($busy->run('COMMIT'), undef, "$way: the session has ended");
-		all_there("$way, synchronous_commit $synchronous");
-	}
-}
-
-# ---- Smart shutdown ----------------------------------------------------------------------------------------------
-
-for my $synchronous (qw(on off)) {
-	my $session = AidbSession->connect($node);
-	my $postmaster = $node->{_pid};
-
-	system_or_bail('pg_ctl', '-D', $node->data_dir, '-m', 'smart', '--no-wait', 'stop');
-	ok(wait_until_refused(), 'a smart shutdown takes no new sessions');
-	commit_batch($session, $synchronous);
-	ok(-d "/proc/$postmaster", 'and waits for those there are, which commit');
-	$session->close;
-	AidbNode::wait_gone($postmaster);
-	$node->_update_pid(0);
-	$node->start;
-	all_there("smart shutdown, synchronous_commit $synchronous");
-}
-
-# ---- Immediate shutdown ------------------------------------------------------------------------------------------
-
-{
-	my $busy = open_transaction();
-	my $session = AidbSession->connect($node);
-	commit_batch($session, 'on');
-	$node->stop('immediate');
-	$node->start;
-	all_there('immediate shutdown, synchronous_commit on');
-}
-
-{
-	my $busy = open_transaction();
-	my $session = AidbSession->connect($node);
-	my $durable = $last;
-	commit_batch($session, 'off');
-	$node->stop('immediate');
-	$node->start;
-
-	my %present = present($node);
-	my @short = grep { $present{$_} < $durable } sort keys %present;
-	is("@short", '', 'immediate shutdown, synchronous_commit off: only the last commits may be lost');
-	is($present{mixed}, $present{heap}, 'and of both tables the same');
+# Three commits: of AiDb alone, of both, and one that does not wait for the disk.
+sub write_rows {
+	my ($asynchronous) = @_;
+	my ($first, $second, $third) = map { ++$rows } 1 .. 3;
 	$node->safe_psql('postgres', <<"SQL");
-DELETE FROM heap WHERE n > $durable;
-DELETE FROM mixed WHERE n > $durable;
-DELETE FROM plain WHERE n > $durable;
-SELECT count(aidb.delete('space', key)) FROM aidb.scan('space') WHERE convert_from(key, 'UTF8')::int > $durable;
+INSERT INTO item VALUES ($first, 'plain');
+BEGIN; INSERT INTO item VALUES ($second, 'mixed'); INSERT INTO heap VALUES ($second); COMMIT;
+SET synchronous_commit = $asynchronous;
+INSERT INTO item VALUES ($third, 'asynchronous');
 SQL
-	$last = $durable;
-	all_there('after taking back the rest');
+	return;
 }
 
-# ---- Single-user mode --------------------------------------------------------------------------------------------
-
-# Runs lines of SQL; what it printed, output and errors.
-sub single_user {
-	my (@lines) = @_;
-	my $input = join "\n", @lines, '';
-	my $output = '';
-	my $ended = IPC::Run::run([ 'postgres', '--single', '-F', '-D', $node->data_dir, 'postgres' ],
-		'<', \$input, '>', \$output, '2>&1', IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
-	note $output;
-	return $ended ? $output : "failed: $output";
+sub found {
+	return $node->safe_psql('postgres', 'SELECT (SELECT count(*) FROM item), (SELECT count(*) FROM heap)');
 }
 
-{
-	my $bulk = 4; # statements that write as much as all memtables take; nobody else is there to flush them
-	my $bulk_rows = 3000;
-	my @statements = map { my $from = -$_ * $bulk_rows;
-		"INSERT INTO plain SELECT $from + i, repeat(i::text, 500) FROM generate_series(0, $bulk_rows - 1) i" } 1 .. $bulk;
-
-	$node->stop('fast');
-	my $first = $last + 1;
-	$last += $rounds;
-	my $numbers = "generate_series($first, $last) n";
-	my $output = single_user(
-		"INSERT INTO plain SELECT n FROM $numbers",
-		"INSERT INTO plain VALUES ($first)", # fails
-		"WITH h AS (INSERT INTO heap SELECT n FROM $numbers RETURNING n) INSERT INTO mixed SELECT n FROM h",
-		'SET synchronous_commit = off',
-		"SELECT aidb.put('space', n::text::bytea, ('value of ' || n)::bytea) FROM $numbers",
-		@statements,
-		"SELECT 'sum ' || sum(n) AS answer FROM plain WHERE n > 0",
-		"SELECT 'bulk ' || sum(length(filler)) AS answer FROM plain WHERE n < 0",
-		"SELECT 'health ' || status AS answer FROM aidb.health()");
-	my $expected = $last * ($last + 1) / 2;
-	my $length = $bulk * 500 * (10 + 90 * 2 + 900 * 3 + ($bulk_rows - 1000) * 4);
-	like($output, qr/"sum $expected"/, 'single-user mode writes and reads rows');
-	like($output, qr/"bulk $length"/, 'as many as it likes');
-	like($output, qr/duplicate key value violates unique constraint/, 'and goes on after an error');
-	like($output, qr/"health ok"/, 'on a store that is well');
+for my $mode (qw(smart fast immediate)) {
+	write_rows($mode eq 'immediate' ? 'on' : 'off');
+	$node->stop($mode);
 	$node->start;
-	all_there('single-user mode');
-	is($node->safe_psql('postgres', 'SELECT sum(length(filler)) FROM plain WHERE n < 0'), $length, 'bulk rows as well');
-	is($node->safe_psql('postgres', 'DELETE FROM plain WHERE n < 0; SELECT count(*) FROM plain'), $last, 'which can go');
+	is(found(), "$rows|" . $rows / 3, "$mode shutdown keeps all commits");
 }
+
+write_rows('on');
+$node->safe_psql('postgres', 'SELECT aidb.flush()');
+$node->restart;
+is(found(), "$rows|" . $rows / 3, 'and so it is with the rows in SSTables');
+
+write_rows('on');
+$node->crash;
+$node->start;
+is(found(), "$rows|" . $rows / 3, 'and when nothing is shut down at all');
+
+# ---- Without a postmaster ----------------------------------------------------------------------------------------
+
+$node->stop;
+{
+	my $input = "INSERT INTO item VALUES (1001, 'single');\nSELECT count(*), max(v) FROM item WHERE k > 1000;\n";
+	my ($output, $errors);
+	my $worked = IPC::Run::run [ 'postgres', '--single', '-D', $node->data_dir, 'postgres' ], '<', \$input, '>', \$output,
+		'2>', \$errors;
+	ok($worked, 'single-user mode works') or diag($errors);
+	like($output, qr/count = "1".*max = "single"/s, 'and sees what it wrote');
+}
+$node->start;
+is($node->safe_psql('postgres', 'SELECT v FROM item WHERE k = 1001'), 'single', 'as does the server afterwards');
+$node->safe_psql('postgres', 'DELETE FROM item WHERE k = 1001');
 
 # ---- A standby ---------------------------------------------------------------------------------------------------
 
 {
-	my $standby = bless PostgreSQL::Test::Cluster->new('standby'), 'AidbNode';
 	$node->backup('base');
+	my $standby = PostgreSQL::Test::Cluster->new('standby');
 	$standby->init_from_backup($node, 'base', has_streaming => 1);
 	$standby->start;
-	commit_batch(AidbSession->connect($node), 'on');
-	$node->wait_for_catchup($standby);
-
-	my %statements = (
-		'a table' => 'SELECT count(*) FROM plain',
-		'a look-up' => 'SELECT * FROM plain WHERE n = 1',
-		'a join' => 'SELECT count(*) FROM heap JOIN mixed USING (n)',
-		'a key space' => "SELECT aidb.get('space', '1')",
-		'a scan of a key space' => "SELECT * FROM aidb.scan('space')");
-	for my $what (sort keys %statements) {
-		my $error = refusal($standby, $statements{$what});
-		like($error, qr/ERROR:  0A000: AiDb tables cannot be used on a standby server/, "a standby refuses $what");
-		like($error, qr/HINT:  Connect to the primary server/, 'and says where it is');
-	}
-	like(refusal($standby, 'INSERT INTO plain VALUES (0)'), qr/ERROR:  (25006|0A000): /, 'a standby refuses to write');
-	like(refusal($standby, "SELECT aidb.put('space', '0', '0')"), qr/ERROR:  (25006|0A000): /, 'into key spaces too');
-	is($standby->safe_psql('postgres', 'SELECT count(*), max(n) FROM heap'), "$last|$last", 'heap tables can be read');
-	is($standby->safe_psql('postgres', 'SELECT status FROM aidb.health()'), 'unavailable', 'the health says so');
-	is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_foreign_table"), '2', 'the catalog can be read');
-	is($standby->safe_psql('postgres', 'EXPLAIN SELECT * FROM heap') =~ /Seq Scan on heap/, 1, 'and plans be made');
-	$standby->stop('fast');
-	unlike(slurp_file($standby->logfile), qr/PANIC|terminated by signal/, 'no process of it crashed');
+	$node->safe_psql('postgres', 'INSERT INTO heap VALUES (2000)');
+	ok($standby->poll_query_until('postgres', 'SELECT count(*) = 1 FROM heap WHERE k = 2000'), 'a standby gets heap rows');
+	my $error = error_of($standby, 'SELECT * FROM item');
+	like($error, qr/ERROR:  0A000: AiDb tables cannot be used on a standby server/, 'and refuses AiDb tables');
+	like($error, qr/HINT:  Connect to the primary server/, 'with a hint');
+	like($standby->safe_psql('postgres', 'SELECT status FROM aidb.health()'), qr/^unavailable/, 'health says so, too');
+	is($standby->safe_psql('postgres', 'SELECT count(*) > 0 FROM heap'), 't', 'the standby goes on');
+	$standby->stop;
+	$node->safe_psql('postgres', 'DELETE FROM heap WHERE k = 2000');
 }
 
-# ---- The end -----------------------------------------------------------------------------------------------------
+# ---- Settings ----------------------------------------------------------------------------------------------------
 
-all_there('at the end');
-$node->stop('fast');
-unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal/, 'no process crashed');
+$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "''");
+$node->restart;
+for my $statement ('SELECT * FROM item', "INSERT INTO item VALUES (5000, 'x')", 'SELECT * FROM aidb.stats()') {
+	my $error = error_of($node, $statement);
+	like($error, qr/ERROR:  55000: AiDb is not loaded in this server/, "not preloaded: $statement");
+	like($error, qr/HINT:  Add "aidb" to shared_preload_libraries/, 'with a hint');
+}
+$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', 'aidb');
+$node->restart;
+is(found(), "$rows|" . $rows / 3, 'preloaded again: all rows are there');
+
+# Starts with a setting that should be refused; what the log says.
+sub refused_start {
+	my ($name, $value) = @_;
+	$node->stop;
+	my $offset = -s $node->logfile;
+	my ($before) = slurp_file($node->data_dir . '/postgresql.conf') =~ /^$name\s*=\s*(.*)$/m;
+	$node->adjust_conf('postgresql.conf', $name, $value);
+	my $started = $node->start(fail_ok => 1);
+	$node->adjust_conf('postgresql.conf', $name, $before);
+	$started ? $node->restart : $node->start;
+	return ($started, slurp_file($node->logfile, $offset));
+}
+
+for my $value ('1MB', "'64GB'", "'much'") {
+	my ($started, $log) = refused_start('aidb.memory', $value);
+	ok(!$started, "aidb.memory = $value: the server does not start");
+	like($log, qr/FATAL:  invalid value for parameter "aidb\.memory".*HINT:  Give it a size/s, 'and says what would do');
+}
+$node->append_conf('postgresql.conf', 'max_connections = 100');
+{
+	my ($started, $log) = refused_start('max_connections', '20000');
+	ok(!$started, 'too little memory for so many connections: the server does not start');
+	like($log, qr/could not set up AiDb's shared memory.*HINT:  Raise "aidb.memory" or lower "max_connections"/s, 'and says why');
+}
+is(found(), "$rows|" . $rows / 3, 'after all that all rows are there');
+is($node->safe_psql('postgres', 'SELECT status FROM aidb.health()'), 'ok', 'the store is well');
 done_testing();
