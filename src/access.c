@@ -96,7 +96,7 @@ struct aipg_cursor {
 	aidb_iterator *stored;
 	bool stored_used; /* the iterator stands on a row that has been handed out or passed over */
 	aipg_write_set *writes;
-	aipg_written_key *own;	 /* the next own key */
+	aipg_written_key *own;   /* the next own key */
 	const aipg_write *write; /* and what is visible of it */
 	MemoryContextCallback callback;
 };
@@ -257,8 +257,8 @@ bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value) {
 /* ---- Writes -------------------------------------------------------------------------------------------- */
 
 /* Notes what the first write to a key builds on. */
-static void begin_key(aipg_written_key *written, Oid relation, aidb_sequence expected, aidb_sequence as_of, bool inserted,
-					  bool blind) {
+static void begin_key(aipg_written_key *written, Oid relation, aidb_sequence expected, aidb_sequence as_of,
+					  bool inserted, bool blind) {
 	written->relation = relation;
 	written->expected = expected;
 	written->as_of = as_of;

@@ -74,10 +74,10 @@ extern void aipg_cursor_close(aipg_cursor *cursor);
  */
 typedef enum aipg_outcome {
 	AIPG_DONE,
-	AIPG_DUPLICATE,     /* insert: a live row has this key, committed or own */
-	AIPG_SELF_MODIFIED, /* update, delete: this command has changed the row already; skip it, as for a heap row */
+	AIPG_DUPLICATE,        /* insert: a live row has this key, committed or own */
+	AIPG_SELF_MODIFIED,    /* update, delete: this command has changed the row already; skip it, as for a heap row */
 	AIPG_TRIGGER_MODIFIED, /* update, delete: what this command set off (a trigger, a function) has: 27000 */
-	AIPG_CONFLICT,		   /* update, delete: another transaction committed a newer version: 40001 */
+	AIPG_CONFLICT,         /* update, delete: another transaction committed a newer version: 40001 */
 } aipg_outcome;
 
 /*

@@ -120,9 +120,7 @@ static bool is_visible(aidb_tag tag, Snapshot snapshot) {
 	}
 	HOLD_INTERRUPTS();
 	PG_TRY();
-	{
-		visible = (snapshot == NULL || !XidInMVCCSnapshot(xid, snapshot)) && TransactionIdDidCommit(xid);
-	}
+	{ visible = (snapshot == NULL || !XidInMVCCSnapshot(xid, snapshot)) && TransactionIdDidCommit(xid); }
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(TopMemoryContext);
@@ -216,8 +214,7 @@ static int host_before_log_write(void *context) {
 void aipg_require_lsn(uint64 lsn) {
 	uint64 current = pg_atomic_read_u64(&aipg_shared_memory->required_lsn);
 
-	while (current < lsn && !pg_atomic_compare_exchange_u64(&aipg_shared_memory->required_lsn, &current, lsn)) {
-	}
+	while (current < lsn && !pg_atomic_compare_exchange_u64(&aipg_shared_memory->required_lsn, &current, lsn)) {}
 }
 
 /* ---- Fault points -------------------------------------------------------------------------------------- */

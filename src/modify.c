@@ -267,10 +267,13 @@ static bool settle(aipg_outcome outcome) {
 		report_conflict();
 	}
 	if (outcome == AIPG_TRIGGER_MODIFIED) {
-		ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-						errmsg("tuple to be updated or deleted was already modified by an operation triggered by the "
-							   "current command"),
-						errhint("Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("tuple to be updated or deleted was already modified by an operation triggered by the "
+					"current command"),
+			 errhint(
+				 "Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.")));
 	}
 	return outcome == AIPG_DONE;
 }

@@ -66,13 +66,9 @@ static void executor_start(QueryDesc *query, int flags) {
 	Snapshot outer = aipg_view_start_begin(query);
 
 	PG_TRY();
-	{
-		start_execution(query, flags);
-	}
+	{ start_execution(query, flags); }
 	PG_FINALLY();
-	{
-		aipg_view_start_end(outer);
-	}
+	{ aipg_view_start_end(outer); }
 	PG_END_TRY();
 }
 

@@ -19,14 +19,14 @@
 #define AIPG_STRIPE_QUEUES 64
 
 typedef struct aipg_stripe {
-	pg_atomic_uint32 owner;			/* number of the process + 1; 0: free */
+	pg_atomic_uint32 owner;         /* number of the process + 1; 0: free */
 	pg_atomic_uint64 last_sequence; /* what was read of its keys below this may have changed */
 } aipg_stripe;
 
 /* A transaction with an id that has ended; see view.h. */
 typedef struct aipg_ended {
 	pg_atomic_uint64 transaction; /* full transaction id */
-	pg_atomic_uint64 sequence;	  /* newest visible sequence when it ended */
+	pg_atomic_uint64 sequence;    /* newest visible sequence when it ended */
 } aipg_ended;
 
 typedef struct aipg_shared {
@@ -36,9 +36,9 @@ typedef struct aipg_shared {
 	pg_atomic_uint32 asynchronous_commits;
 	pg_atomic_uint32 worker_process[AIDB_WORK_KINDS]; /* process number + 1 of the worker for each kind */
 	ConditionVariable stripe_freed[AIPG_STRIPE_QUEUES];
-	slock_t ended_lock;			  /* to add an entry */
+	slock_t ended_lock;           /* to add an entry */
 	pg_atomic_uint64 ended_count; /* ended[i % ended_size] holds the i-th */
-	uint32 ended_size;			  /* a power of two */
+	uint32 ended_size;            /* a power of two */
 	aipg_stripe stripes[AIPG_STRIPES];
 	aipg_ended ended[FLEXIBLE_ARRAY_MEMBER];
 } aipg_shared;

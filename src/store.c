@@ -78,8 +78,9 @@ static void format_arena(void) {
 	memset(arena, 0, ARENA_ALIGNMENT);
 	rc = aidb_arena_format(arena, arena_bytes(), &options);
 	if (rc != AIDB_OK) {
-		ereport(FATAL, (errcode(ERRCODE_CONFIG_FILE_ERROR), errmsg("could not set up AiDb's shared memory"),
-						errdetail("%s.", aidb_last_error()), errhint("Raise \"aidb.memory\" or lower \"max_connections\".")));
+		ereport(FATAL,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR), errmsg("could not set up AiDb's shared memory"),
+				 errdetail("%s.", aidb_last_error()), errhint("Raise \"aidb.memory\" or lower \"max_connections\".")));
 	}
 }
 
@@ -115,10 +116,10 @@ static void attach(void) {
 	aidb_status rc;
 
 	if (arena == NULL) {
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("AiDb is not loaded in this server"),
-						errdetail("AiDb keeps its state in shared memory, which is reserved when the server starts."),
-						errhint("Add \"aidb\" to shared_preload_libraries in postgresql.conf and restart the server.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("AiDb is not loaded in this server"),
+				 errdetail("AiDb keeps its state in shared memory, which is reserved when the server starts."),
+				 errhint("Add \"aidb\" to shared_preload_libraries in postgresql.conf and restart the server.")));
 	}
 	snprintf(path, sizeof(path), "%s/%s", DataDir, DIRECTORY);
 	rc = aidb_attach(arena, aipg_host(), path, &store);
@@ -135,10 +136,10 @@ aidb_db *aipg_store(void) {
 		return store;
 	}
 	if (RecoveryInProgress()) {
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("AiDb tables cannot be used on a standby server"),
-						errdetail("AiDb's data is not part of PostgreSQL's write-ahead log, so this server does not have it."),
-						errhint("Connect to the primary server.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("AiDb tables cannot be used on a standby server"),
+				 errdetail("AiDb's data is not part of PostgreSQL's write-ahead log, so this server does not have it."),
+				 errhint("Connect to the primary server.")));
 	}
 	if (store == NULL) {
 		attach();

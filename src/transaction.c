@@ -21,7 +21,7 @@ static struct {
 	aipg_stripe_set stripes;
 	aidb_batch *batch; /* of a plain commit; malloc'd */
 	aidb_reservation reservation;
-	bool closed;	   /* PRE_COMMIT is over: what is written now would not be committed */
+	bool closed;       /* PRE_COMMIT is over: what is written now would not be committed */
 	bool asynchronous; /* counted in asynchronous_commits */
 	aidb_sequence prepared_sequence;
 } current;
@@ -82,7 +82,8 @@ static void take_stripes(void) {
 	aidb_slice all = {NULL, 0};
 
 	memset(&current.stripes, 0, sizeof(current.stripes));
-	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL; key = aipg_write_set_next(key)) {
+	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL;
+		 key = aipg_write_set_next(key)) {
 		aipg_stripe_add(&current.stripes, aipg_stripe_of(aipg_written_key_slice(key)));
 	}
 	current.stage = STRIPES_TAKEN;
@@ -93,16 +94,17 @@ static void report_conflict(const aipg_written_key *key) {
 	if (key->inserted && aipg_report_duplicate != NULL && OidIsValid(key->relation)) {
 		aipg_report_duplicate(key->relation, aipg_written_key_slice(key));
 	}
-	ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					errmsg("could not serialize access due to concurrent update"),
-					errhint("Try the transaction again.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE), errmsg("could not serialize access due to concurrent update"),
+			 errhint("Try the transaction again.")));
 }
 
 /* What every key was built on must still be the newest; the stripes keep it so until the commit is visible. */
 static void check_conflicts(void) {
 	aidb_slice all = {NULL, 0};
 
-	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL; key = aipg_write_set_next(key)) {
+	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL;
+		 key = aipg_write_set_next(key)) {
 		aidb_slice slice = aipg_written_key_slice(key);
 
 		if (!key->blind && !is_nothing(key) && aipg_stripe_changed(aipg_stripe_of(slice), key->as_of) &&

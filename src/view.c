@@ -26,11 +26,11 @@ typedef struct held_view {
 } held_view;
 
 static held_view *executions = NULL;   /* of running executions */
-static held_view *starting = NULL;	   /* taken, and the execution has no memory of its own yet */
+static held_view *starting = NULL;     /* taken, and the execution has no memory of its own yet */
 static Snapshot start_snapshot = NULL; /* of the execution that is starting now */
-static taken_view transaction_view;	   /* REPEATABLE READ */
-static taken_view passing_view;		   /* for callers outside of an execution; until the next one asks */
-static bool imported = false;		   /* the transaction's snapshot is another one's */
+static taken_view transaction_view;    /* REPEATABLE READ */
+static taken_view passing_view;        /* for callers outside of an execution; until the next one asks */
+static bool imported = false;          /* the transaction's snapshot is another one's */
 
 /* ---- Taking -------------------------------------------------------------------------------------------- */
 
@@ -99,9 +99,7 @@ static taken_view take(Snapshot snapshot) {
 		return (taken_view){.state = VIEW_NO_SLOT};
 	}
 	PG_TRY();
-	{
-		aidb_snapshot_lower(db, &view.engine, consistent_sequence(snapshot, view.engine.sequence, &oldest));
-	}
+	{ aidb_snapshot_lower(db, &view.engine, consistent_sequence(snapshot, view.engine.sequence, &oldest)); }
 	PG_CATCH();
 	{
 		aidb_snapshot_release(db, &view.engine);
@@ -264,16 +262,16 @@ void aipg_check_usable(void) {
 						errhint("Use REPEATABLE READ, and check what the transaction depends on.")));
 	}
 	if (imported) {
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("AiDb tables cannot be used with an imported snapshot"),
-						errdetail("A snapshot of PostgreSQL's does not say which AiDb rows belong to it."),
-						errhint("Read AiDb tables in the transaction that exported the snapshot.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("AiDb tables cannot be used with an imported snapshot"),
+				 errdetail("A snapshot of PostgreSQL's does not say which AiDb rows belong to it."),
+				 errhint("Read AiDb tables in the transaction that exported the snapshot.")));
 	}
 	if (IsParallelWorker()) {
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("AiDb tables cannot be used in a parallel worker"),
-						errdetail("A worker does not see what its transaction has written to AiDb tables."),
-						errhint("Mark the function that uses them PARALLEL RESTRICTED.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("AiDb tables cannot be used in a parallel worker"),
+				 errdetail("A worker does not see what its transaction has written to AiDb tables."),
+				 errhint("Mark the function that uses them PARALLEL RESTRICTED.")));
 	}
 }
 

@@ -67,7 +67,8 @@ static bool work_until_done(aidb_db *db, aidb_work_kind kind, bool *failing) {
 		rc = aidb_work(db, kind, &did);
 	}
 	if (rc != AIDB_OK && rc != AIDB_INTERRUPTED && !*failing) {
-		ereport(LOG, (errmsg("AiDb's background work failed and will be tried again"), errdetail("%s.", aidb_last_error())));
+		ereport(LOG,
+				(errmsg("AiDb's background work failed and will be tried again"), errdetail("%s.", aidb_last_error())));
 	}
 	*failing = rc != AIDB_OK && rc != AIDB_INTERRUPTED;
 	return rc == AIDB_OK;

@@ -142,9 +142,8 @@ static void mark_level(aipg_write_set *set, int level) {
 	}
 	if (set->mark_count == set->mark_capacity) {
 		set->mark_capacity = Max(8, set->mark_capacity * 2);
-		set->marks = set->marks == NULL
-						 ? MemoryContextAlloc(set->context, set->mark_capacity * sizeof(level_mark))
-						 : repalloc(set->marks, set->mark_capacity * sizeof(level_mark));
+		set->marks = set->marks == NULL ? MemoryContextAlloc(set->context, set->mark_capacity * sizeof(level_mark))
+										: repalloc(set->marks, set->mark_capacity * sizeof(level_mark));
 	}
 	set->marks[set->mark_count++] = (level_mark){.level = level, .first = set->log_count};
 }

@@ -26,10 +26,10 @@ typedef struct aipg_write {
 typedef struct aipg_written_key {
 	aipg_write *newest;
 	aidb_sequence expected; /* version that the first write built on; 0: the key was absent */
-	aidb_sequence as_of;	/* ... at this sequence */
+	aidb_sequence as_of;    /* ... at this sequence */
 	Oid relation;
-	bool blind;		   /* whatever was there */
-	bool inserted;	   /* the first write was an insert: a conflict is a duplicate key */
+	bool blind;    /* whatever was there */
+	bool inserted; /* the first write was an insert: a conflict is a duplicate key */
 	uint16 key_bytes;
 	char *key;
 	struct aipg_written_key *next[FLEXIBLE_ARRAY_MEMBER];
@@ -49,7 +49,7 @@ extern void aipg_write_set_add(aipg_write_set *set, aipg_written_key *key, Comma
 extern const aipg_write *aipg_write_visible(const aipg_written_key *key, CommandId command);
 
 /* Keys with writes, in order. NULL at the end; `from` data NULL: the first, or the last. */
-extern aipg_written_key *aipg_write_set_seek(const aipg_write_set *set, aidb_slice from);	  /* first >= from */
+extern aipg_written_key *aipg_write_set_seek(const aipg_write_set *set, aidb_slice from);       /* first >= from */
 extern aipg_written_key *aipg_write_set_seek_below(const aipg_write_set *set, aidb_slice from); /* last < from */
 extern aipg_written_key *aipg_write_set_next(const aipg_written_key *key);
 

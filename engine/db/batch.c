@@ -51,8 +51,9 @@ static aidb_status add(aidb_batch *batch, unsigned kind, aidb_slice key, aidb_sl
 									  AIDB_MAX_KEY_BYTES));
 	}
 	if (value.size > UINT32_MAX - LSM_TAG_BYTES || batch->count == UINT32_MAX) {
-		return refuse(batch, lsm_fail(AIDB_LIMIT, "a value of %zu bytes or a batch of that many operations is not supported",
-									  value.size));
+		return refuse(batch,
+					  lsm_fail(AIDB_LIMIT, "a value of %zu bytes or a batch of that many operations is not supported",
+							   value.size));
 	}
 	if (lsm_buffer_reserve(operations, operations->size + most) != AIDB_OK) {
 		return refuse(batch, AIDB_NO_MEMORY);

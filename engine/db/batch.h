@@ -12,7 +12,7 @@
 struct aidb_batch {
 	aidb_buffer operations;
 	uint32_t count;
-	size_t bytes; /* footprint: keys, values and overhead */
+	size_t bytes;      /* footprint: keys, values and overhead */
 	aidb_status error; /* of an operation that could not be added; the batch is refused */
 };
 

@@ -24,9 +24,9 @@ typedef enum lsm_state { LSM_NEW, LSM_STARTING, LSM_OPEN, LSM_STOPPED } lsm_stat
 /* Commits in flight, a slot each; slot of sequence s is number s & (count - 1). */
 typedef struct lsm_commit_slot {
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t copied; /* the sequence whose record is in the log's ring; 0: not yet */
-	_Atomic uint64_t end;							  /* log position after its record; holds while copied does */
-	_Atomic uint64_t done;							  /* the sequence that may become visible */
-	_Atomic uint32_t member;						  /* who took it */
+	_Atomic uint64_t end;                             /* log position after its record; holds while copied does */
+	_Atomic uint64_t done;                            /* the sequence that may become visible */
+	_Atomic uint32_t member;                          /* who took it */
 } lsm_commit_slot;
 
 /* The order of commits. `latch` protects the first group; it is held for some ten instructions. */
@@ -34,8 +34,8 @@ typedef struct lsm_commits {
 	_Alignas(LSM_CACHE_LINE) lsm_latch latch;
 	aidb_sequence next_sequence;
 	uint64_t next_position; /* in the log */
-	uint32_t active;		/* memtable that takes reservations */
-	uint64_t log_reserved;	/* bytes promised to reservations that have no position yet */
+	uint32_t active;        /* memtable that takes reservations */
+	uint64_t log_reserved;  /* bytes promised to reservations that have no position yet */
 
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t visible; /* every commit up to here is done */
 	lsm_event published;
@@ -45,7 +45,7 @@ typedef struct lsm_commits {
 
 /* A registered snapshot: sequence + 1, or 0 when free. */
 typedef struct lsm_snapshots {
-	lsm_ref slots; /* _Atomic uint64_t[count]; slot i belongs to member owners[i] */
+	lsm_ref slots;  /* _Atomic uint64_t[count]; slot i belongs to member owners[i] */
 	lsm_ref owners; /* _Atomic uint32_t[count]: member + 1 */
 	uint32_t count;
 } lsm_snapshots;
@@ -78,8 +78,8 @@ typedef struct lsm_shared {
 	lsm_log log;
 	lsm_snapshots snapshots;
 
-	lsm_latch flush_latch;	  /* one flush at a time */
-	lsm_latch compact_latch;  /* one compaction at a time */
+	lsm_latch flush_latch;        /* one flush at a time */
+	lsm_latch compact_latch;      /* one compaction at a time */
 	_Atomic uint32_t flush_error; /* aidb_status of the last background flush; 0 after a good one */
 	_Atomic uint32_t compact_error;
 
@@ -95,10 +95,10 @@ struct aidb_db {
 	lsm_shared *shared;
 	char *directory;
 	lsm_file_table *files;
-	int lock; /* the directory's ownership, -1 when not this handle's */
-	aidb_host *own_host; /* made by aidb_open; NULL when attached */
+	int lock;                       /* the directory's ownership, -1 when not this handle's */
+	aidb_host *own_host;            /* made by aidb_open; NULL when attached */
 	lsm_segment_file write_segment; /* under the log's write latch */
-	lsm_segment_file sync_segment;	/* under the log's sync latch */
+	lsm_segment_file sync_segment;  /* under the log's sync latch */
 };
 
 /* Every public call begins with it: the member's number, or an error when there is none or the arena is poisoned. */

@@ -91,7 +91,8 @@ static aidb_status carve_layout(lsm_shared *shared, uint64_t *cache_begin) {
 
 	carve_all(&free_arena, shared);
 	if (free_arena.exhausted) {
-		return lsm_fail(AIDB_INVALID, "%" PRIu64 " bytes of memory are too few for %" PRIu32 " members and memtables of %" PRIu64
+		return lsm_fail(AIDB_INVALID,
+						"%" PRIu64 " bytes of memory are too few for %" PRIu32 " members and memtables of %" PRIu64
 						" bytes; raise the memory or lower the others",
 						shared->options.memory_bytes, shared->options.members, shared->options.write_buffer_bytes);
 	}

@@ -209,7 +209,8 @@ aidb_status lsm_log_check(const aidb_db *db) {
 	if (error == 0) {
 		return AIDB_OK;
 	}
-	return lsm_fail(AIDB_IO, "writes are off: writing the log in \"%s\" failed earlier: %s; reopen the store to recover",
+	return lsm_fail(AIDB_IO,
+					"writes are off: writing the log in \"%s\" failed earlier: %s; reopen the store to recover",
 					db->directory, strerror((int)error));
 }
 
@@ -305,7 +306,8 @@ static aidb_status write_copied(aidb_db *db) {
 		error = db->host->before_log_write(db->host->context);
 	}
 	if (error != 0) {
-		return fail_log(db, error, "make durable what the log depends on, before writing", from / log->geometry.segment_bytes);
+		return fail_log(db, error, "make durable what the log depends on, before writing",
+						from / log->geometry.segment_bytes);
 	}
 	rc = write_range(db, from, log->copied_position);
 	if (rc == AIDB_OK) {

@@ -44,19 +44,19 @@ typedef struct lsm_log {
 	uint64_t ring_bytes; /* a power of two */
 
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t written; /* handed to the operating system up to here */
-	_Atomic uint64_t synced;						   /* durable up to here */
-	lsm_event progress;		 /* signalled when `written` or `synced` moved, or the log failed */
+	_Atomic uint64_t synced;                           /* durable up to here */
+	lsm_event progress;      /* signalled when `written` or `synced` moved, or the log failed */
 	_Atomic uint32_t failed; /* errno of a failed write or sync: the log takes nothing more */
 
-	lsm_latch sync_latch;	  /* who syncs; taken before the write latch */
-	lsm_latch write_latch;	  /* who writes; protects the next two */
+	lsm_latch sync_latch;     /* who syncs; taken before the write latch */
+	lsm_latch write_latch;    /* who writes; protects the next two */
 	uint64_t copied_sequence; /* the last sequence known to be in the ring without a gap before it */
 	uint64_t copied_position; /* the log position after it */
 
-	lsm_latch segment_latch;	 /* protects the segment files and the next two */
-	uint64_t first_segment;		 /* the oldest whose file is there */
-	uint64_t keep_segment;		 /* the oldest that recovery needs; those before it may be reused */
-	_Atomic uint64_t prepared;	 /* segments are there up to this position */
+	lsm_latch segment_latch;   /* protects the segment files and the next two */
+	uint64_t first_segment;    /* the oldest whose file is there */
+	uint64_t keep_segment;     /* the oldest that recovery needs; those before it may be reused */
+	_Atomic uint64_t prepared; /* segments are there up to this position */
 } lsm_log;
 
 /* A segment file that this process has open. */

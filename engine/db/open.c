@@ -48,8 +48,10 @@ aidb_status aidb_arena_format(void *memory, size_t bytes, const aidb_options *op
 /* ---- Attaching, starting, stopping ----------------------------------------------------------------------- */
 
 aidb_status lsm_poisoned(const aidb_db *db) {
-	return lsm_fail(AIDB_POISONED, "a thread or process died while it was changing the store \"%s\" in memory; close the "
-					"store everywhere and open it again to recover", db->directory);
+	return lsm_fail(AIDB_POISONED,
+					"a thread or process died while it was changing the store \"%s\" in memory; close the "
+					"store everywhere and open it again to recover",
+					db->directory);
 }
 
 aidb_status lsm_enter(aidb_db *db, uint32_t *member) {
@@ -64,7 +66,8 @@ aidb_status lsm_enter(aidb_db *db, uint32_t *member) {
 		return lsm_poisoned(db);
 	}
 	if (atomic_load_explicit(&shared->state, memory_order_acquire) != LSM_OPEN) {
-		return lsm_fail(AIDB_INVALID, "the store \"%s\" is not open: it was not started, or has been stopped", db->directory);
+		return lsm_fail(AIDB_INVALID, "the store \"%s\" is not open: it was not started, or has been stopped",
+						db->directory);
 	}
 	*member = number;
 	return AIDB_OK;
@@ -221,8 +224,8 @@ aidb_status aidb_open(const char *path, const aidb_options *options, aidb_db **d
 	}
 	memory = lsm_thread_host_map(resolved.memory_bytes);
 	if (memory == NULL) {
-		rc = lsm_fail(AIDB_NO_MEMORY, "could not map %llu bytes of memory: %s", (unsigned long long)resolved.memory_bytes,
-					  strerror(errno));
+		rc = lsm_fail(AIDB_NO_MEMORY, "could not map %llu bytes of memory: %s",
+					  (unsigned long long)resolved.memory_bytes, strerror(errno));
 	} else {
 		rc = open_embedded(memory, host, path, &resolved, db);
 		if (rc != AIDB_OK) {

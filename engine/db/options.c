@@ -48,7 +48,8 @@ static void fill_defaults(aidb_options *options) {
 }
 
 static aidb_status out_of_range(const char *option, uint64_t value, uint64_t low, uint64_t high) {
-	return lsm_fail(AIDB_INVALID, "option %s is %" PRIu64 ", outside of %" PRIu64 " to %" PRIu64, option, value, low, high);
+	return lsm_fail(AIDB_INVALID, "option %s is %" PRIu64 ", outside of %" PRIu64 " to %" PRIu64, option, value, low,
+					high);
 }
 
 aidb_status aidb_options_resolve(aidb_options *options) {

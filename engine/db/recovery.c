@@ -39,7 +39,8 @@ static aidb_status load_file(void *argument, int level, uint64_t number, const l
 	file = lsm_file_create(&load->db->arena, &load->db->shared->heap, number, properties, smallest, smallest_trailer,
 						   largest, largest_trailer);
 	if (file == 0) {
-		return lsm_fail(AIDB_NO_MEMORY, "the arena has no memory left for the list of files; give the store more memory");
+		return lsm_fail(AIDB_NO_MEMORY,
+						"the arena has no memory left for the list of files; give the store more memory");
 	}
 	load->files[load->count] = file;
 	load->levels[load->count] = (uint8_t)level;
@@ -138,7 +139,8 @@ static aidb_status check_file(aidb_db *db, const lsm_file *file) {
 	lsm_sstable_path(db->directory, file->number, path);
 	error = db->host->file_open(db->host->context, path, AIDB_FILE_READ, &fd);
 	if (error == ENOENT) {
-		return lsm_fail(AIDB_CORRUPT, "%s: the file is missing, though the manifest names it; restore it from a backup", path);
+		return lsm_fail(AIDB_CORRUPT, "%s: the file is missing, though the manifest names it; restore it from a backup",
+						path);
 	}
 	if (error != 0) {
 		return lsm_fail_errno(error, "open", path);
@@ -149,8 +151,9 @@ static aidb_status check_file(aidb_db *db, const lsm_file *file) {
 		return lsm_fail_errno(error, "get the size of", path);
 	}
 	if (size != file->properties.file_bytes) {
-		return lsm_fail(AIDB_CORRUPT, "%s: the file has %" PRIu64 " bytes instead of %" PRIu64 "; restore it from a backup",
-						path, size, file->properties.file_bytes);
+		return lsm_fail(AIDB_CORRUPT,
+						"%s: the file has %" PRIu64 " bytes instead of %" PRIu64 "; restore it from a backup", path,
+						size, file->properties.file_bytes);
 	}
 	return AIDB_OK;
 }
@@ -173,7 +176,8 @@ static aidb_status install_files(aidb_db *db, const loading *load) {
 	}
 	version = lsm_version_build(&db->arena, &shared->heap, &shared->versions, &edit);
 	if (version == 0) {
-		return lsm_fail(AIDB_NO_MEMORY, "the arena has no memory left for the list of files; give the store more memory");
+		return lsm_fail(AIDB_NO_MEMORY,
+						"the arena has no memory left for the list of files; give the store more memory");
 	}
 	lsm_version_install(&db->arena, &shared->versions, version, &edit);
 	return AIDB_OK;
@@ -256,8 +260,10 @@ static aidb_status replay_reserve(aidb_db *db, uint64_t bytes, lsm_ref *piece) {
 			return AIDB_OK;
 		}
 		if (atomic_load(&shared->memtables[active].entries) == 0) {
-			return lsm_fail(AIDB_LIMIT, "a record of the log needs %" PRIu64
-							" bytes of memtable, more than one has; open the store with more memory", bytes);
+			return lsm_fail(AIDB_LIMIT,
+							"a record of the log needs %" PRIu64
+							" bytes of memtable, more than one has; open the store with more memory",
+							bytes);
 		}
 		rc = lsm_switch_memtable(db, active);
 		if (rc == AIDB_NOT_FOUND) {
@@ -270,7 +276,8 @@ static aidb_status replay_reserve(aidb_db *db, uint64_t bytes, lsm_ref *piece) {
 	}
 }
 
-static aidb_status replay_operations(replay *state, const lsm_payload_head *head, lsm_reader operations, uint64_t begin) {
+static aidb_status replay_operations(replay *state, const lsm_payload_head *head, lsm_reader operations,
+									 uint64_t begin) {
 	aidb_db *db = state->db;
 	unsigned flag = head->state == AIDB_BATCH_PREPARED ? LSM_KIND_TAGGED : 0;
 	uint64_t seed = db->host->random(db->host->context);
@@ -488,7 +495,8 @@ static aidb_status check_empty(const aidb_db *db) {
 	aidb_status rc = list_directory(db, &list);
 
 	if (rc == AIDB_OK && list.segment_count + list.orphan_count > 0) {
-		rc = lsm_fail(AIDB_CORRUPT, "%s/MANIFEST: the file is missing, though there are others of a store; restore it from a backup",
+		rc = lsm_fail(AIDB_CORRUPT,
+					  "%s/MANIFEST: the file is missing, though there are others of a store; restore it from a backup",
 					  db->directory);
 	}
 	free(list.segments);

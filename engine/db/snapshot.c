@@ -45,7 +45,8 @@ aidb_status aidb_snapshot_acquire(aidb_db *db, aidb_snapshot *snapshot) {
 		*snapshot = (aidb_snapshot){.sequence = sequence, .slot = slot};
 		return AIDB_OK;
 	}
-	return lsm_fail(AIDB_LIMIT, "all %u snapshots of the store are in use; close cursors or iterators", snapshots->count);
+	return lsm_fail(AIDB_LIMIT, "all %u snapshots of the store are in use; close cursors or iterators",
+					snapshots->count);
 }
 
 void aidb_snapshot_lower(aidb_db *db, aidb_snapshot *snapshot, aidb_sequence sequence) {

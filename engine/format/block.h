@@ -20,7 +20,7 @@
 #include "base/buffer.h"
 #include "format/cursor.h"
 
-#define LSM_BLOCK_BYTES 4096u /* a block's contents fit a cache frame of this size, unless one entry alone does not */
+#define LSM_BLOCK_BYTES 4096u   /* a block's contents fit a cache frame of this size, unless one entry alone does not */
 #define LSM_RESTART_INTERVAL 16 /* unless the builder is told otherwise */
 #define LSM_ENVELOPE_BYTES 9
 #define LSM_MAX_BLOCK_BYTES (1u << 30) /* bound on what a damaged length can make us allocate */

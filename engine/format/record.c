@@ -255,7 +255,8 @@ static lsm_record_result find_in_block(lsm_record_reader *reader, uint64_t posit
 									   aidb_status *status) {
 	lsm_record_result result = LSM_RECORD_END;
 
-	for (; position < end && block_left(position) >= LSM_FRAGMENT_HEADER_BYTES && result == LSM_RECORD_END; position++) {
+	for (; position < end && block_left(position) >= LSM_FRAGMENT_HEADER_BYTES && result == LSM_RECORD_END;
+		 position++) {
 		fragment part;
 
 		result = read_fragment(reader, position, &part, status);

@@ -215,12 +215,12 @@ typedef enum aidb_durability {
 
 /* Zero means the default for every field; initialise with {0} or aidb_options_init. */
 typedef struct aidb_options {
-	uint64_t memory_bytes;       /* the arena, all of the engine's shared memory; default 256 MiB */
-	uint64_t write_buffer_bytes; /* one of the three memtables; default memory / 8 */
-	uint32_t members;            /* threads or processes at the same time; default 128 */
-	uint32_t log_segment_bytes;  /* a power of two; default 16 MiB, less for a small arena */
-	uint64_t file_bytes;         /* target size of an SSTable; default 32 MiB, less for a small arena */
-	uint32_t filter_bits;        /* bloom filter bits a key, 1 to 20; default 10 */
+	uint64_t memory_bytes;                /* the arena, all of the engine's shared memory; default 256 MiB */
+	uint64_t write_buffer_bytes;          /* one of the three memtables; default memory / 8 */
+	uint32_t members;                     /* threads or processes at the same time; default 128 */
+	uint32_t log_segment_bytes;           /* a power of two; default 16 MiB, less for a small arena */
+	uint64_t file_bytes;                  /* target size of an SSTable; default 32 MiB, less for a small arena */
+	uint32_t filter_bits;                 /* bloom filter bits a key, 1 to 20; default 10 */
 	aidb_compression compression_default; /* ignored unless compression_set */
 	bool compression_set;                 /* default: snappy */
 	bool create_if_missing;               /* aidb_open, aidb_start: make a new store in an empty or absent directory */
@@ -294,8 +294,8 @@ typedef struct aidb_read_options {
 	aidb_sequence sequence;       /* read as of; 0: latest. Unless latest, a snapshot must hold it. */
 	aidb_tag_visible tag_visible; /* NULL: tagged versions are not seen */
 	void *tag_argument;
-	aidb_slice lower;    /* iterators: first key, inclusive; data NULL: none. Must outlive the iterator. */
-	aidb_slice upper;    /* iterators: first key beyond, exclusive; data NULL: none. Must outlive the iterator. */
+	aidb_slice lower;     /* iterators: first key, inclusive; data NULL: none. Must outlive the iterator. */
+	aidb_slice upper;     /* iterators: first key beyond, exclusive; data NULL: none. Must outlive the iterator. */
 	bool skip_cache_fill; /* do not keep what was read from disk in the cache */
 } aidb_read_options;
 
@@ -312,7 +312,7 @@ AIDB_PUBLIC aidb_status aidb_get(aidb_db *db, const aidb_read_options *options, 
  */
 typedef struct aidb_iterator aidb_iterator;
 AIDB_PUBLIC aidb_status aidb_iterator_create(aidb_db *db, const aidb_read_options *options, aidb_iterator **iterator);
-AIDB_PUBLIC void aidb_iterator_destroy(aidb_iterator *iterator); /* NULL is fine */
+AIDB_PUBLIC void aidb_iterator_destroy(aidb_iterator *iterator);                       /* NULL is fine */
 AIDB_PUBLIC void aidb_iterator_seek(aidb_iterator *iterator, aidb_slice key);          /* first key >= key */
 AIDB_PUBLIC void aidb_iterator_seek_for_prev(aidb_iterator *iterator, aidb_slice key); /* last key <= key */
 AIDB_PUBLIC void aidb_iterator_seek_first(aidb_iterator *iterator);
@@ -385,8 +385,8 @@ typedef struct aidb_reservation {
 	uint32_t member;   /* who took it, and must live until commit or cancel */
 } aidb_reservation;
 AIDB_PUBLIC aidb_status aidb_write_reserve(aidb_db *db, aidb_batch *batch, aidb_reservation *reservation);
-AIDB_PUBLIC aidb_status aidb_write_commit(aidb_db *db, const aidb_write_options *options,
-										  aidb_reservation *reservation, aidb_sequence *sequence);
+AIDB_PUBLIC aidb_status aidb_write_commit(aidb_db *db, const aidb_write_options *options, aidb_reservation *reservation,
+										  aidb_sequence *sequence);
 AIDB_PUBLIC void aidb_write_cancel(aidb_db *db, aidb_reservation *reservation);
 
 /* Writes and syncs the log up to everything committed before the call. */

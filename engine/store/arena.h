@@ -23,8 +23,8 @@ typedef uint32_t lsm_ref;
 
 typedef struct lsm_member_slot {
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t epoch; /* 0: not reading */
-	uint32_t depth;									 /* nesting of enter and leave; the member's own */
-	_Atomic uint32_t reservations;					 /* of memory in memtables, neither committed nor cancelled */
+	uint32_t depth;                                  /* nesting of enter and leave; the member's own */
+	_Atomic uint32_t reservations;                   /* of memory in memtables, neither committed nor cancelled */
 } lsm_member_slot;
 
 /* Shared: lies in the arena. */
@@ -32,7 +32,7 @@ typedef struct lsm_epochs {
 	_Atomic uint64_t current; /* starts at 1 */
 	_Atomic uint32_t wanted;  /* somebody waits for readers to leave */
 	uint32_t members;
-	lsm_ref slots; /* lsm_member_slot[members] */
+	lsm_ref slots;  /* lsm_member_slot[members] */
 	lsm_event left; /* signalled by leaving readers while `wanted` */
 } lsm_epochs;
 

@@ -19,7 +19,7 @@
 typedef struct lsm_cache_set {
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t ids[LSM_CACHE_WAYS];
 	_Atomic uint32_t words[LSM_CACHE_WAYS]; /* state, usage, pins */
-	uint16_t sizes[LSM_CACHE_WAYS];			/* contents bytes; written by the loader before it publishes */
+	uint16_t sizes[LSM_CACHE_WAYS];         /* contents bytes; written by the loader before it publishes */
 	_Atomic uint32_t hand;
 } lsm_cache_set;
 

@@ -49,11 +49,11 @@
 
 /* A writer's numbers; in shared memory, since it outlives the writer. */
 typedef struct writer {
-	_Atomic uint64_t issued;	   /* set before the call */
-	_Atomic uint64_t acknowledged; /* set after it came back with AIDB_OK */
-	_Atomic uint64_t synced;	   /* acknowledged before a call of aidb_sync that succeeded */
+	_Atomic uint64_t issued;             /* set before the call */
+	_Atomic uint64_t acknowledged;       /* set after it came back with AIDB_OK */
+	_Atomic uint64_t synced;             /* acknowledged before a call of aidb_sync that succeeded */
 	_Atomic uint64_t sequences[HISTORY]; /* of acknowledged batches, by number % HISTORY */
-	_Atomic int status;			   /* that ended it; AIDB_OK: it was told to stop */
+	_Atomic int status;                  /* that ended it; AIDB_OK: it was told to stop */
 	aidb_durability durability;
 	uint32_t number;
 } writer;
@@ -391,8 +391,10 @@ static void killed_program_keeps_what_it_promised(void **state) {
 		pid_t child;
 
 		for (unsigned i = 0; i < WRITERS; i++) {
-			shared->writers[i].durability =
-				round % 4 == 3 ? AIDB_LAZY : round % 4 == 2 && i == 0 ? AIDB_SYNC : round % 4 == 1 && i < 2 ? AIDB_LAZY : AIDB_WRITE;
+			shared->writers[i].durability = round % 4 == 3             ? AIDB_LAZY
+											: round % 4 == 2 && i == 0 ? AIDB_SYNC
+											: round % 4 == 1 && i < 2  ? AIDB_LAZY
+																	   : AIDB_WRITE;
 		}
 		atomic_store(&shared->started, 0);
 		child = start_process(run_program, &mine);
@@ -578,10 +580,10 @@ static void death_at_any_step_holds_nobody_up(void **state) {
 		const char *point;
 		uint32_t times;
 	} steps[] = {
-		{"log_copied", 1},		 {"log_copied", 50},	   {"memtable_inserted", 1}, {"memtable_inserted", 77},
-		{"sequence_taken", 1},	 {"sequence_taken", 20},   {"log_written", 1},		 {"log_written", 33},
-		{"log_synced", 1},		 {"published", 1},		   {"published", 40},		 {"flush_written", 1},
-		{"flush_written", 3},	 {"manifest_written", 1},  {"manifest_written", 3},	 {"compaction_written", 1},
+		{"log_copied", 1},     {"log_copied", 50},      {"memtable_inserted", 1}, {"memtable_inserted", 77},
+		{"sequence_taken", 1}, {"sequence_taken", 20},  {"log_written", 1},       {"log_written", 33},
+		{"log_synced", 1},     {"published", 1},        {"published", 40},        {"flush_written", 1},
+		{"flush_written", 3},  {"manifest_written", 1}, {"manifest_written", 3},  {"compaction_written", 1},
 	};
 
 	(void)state;

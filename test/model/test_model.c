@@ -46,7 +46,7 @@ typedef struct model_iterator {
 	aidb_tag own;
 	int lower; /* index of the first key within the bounds */
 	int upper; /* and of the first beyond */
-	int at;	   /* index, or -1 */
+	int at;    /* index, or -1 */
 	bool has_lower, has_upper;
 } model_iterator;
 
@@ -57,7 +57,7 @@ typedef struct test_recipe {
 	bool attached; /* with a host of our own, for tags */
 	uint32_t operations;
 	uint32_t value_bytes; /* usual size */
-	int deepest;		  /* a level that must have been reached */
+	int deepest;          /* a level that must have been reached */
 } test_recipe;
 
 typedef struct test_model {

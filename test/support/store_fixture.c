@@ -280,8 +280,7 @@ static int counted_rename(void *context, const char *from, const char *to) {
 	return below.file_rename(context, from, to);
 }
 
-static int faulty_wait(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us,
-					   aidb_wait_reason reason) {
+static int faulty_wait(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason) {
 	int error = atomic_load(&faults.room_error);
 
 	if (error != 0 && (reason == AIDB_WAIT_ROOM || reason == AIDB_WAIT_JOB)) {

@@ -58,15 +58,15 @@ typedef struct store_faults {
 	_Atomic int write_error[STORE_FILES];
 	_Atomic int sync_error[STORE_FILES];
 	_Atomic int before_log_error;
-	_Atomic int room_error; /* of waits that may take long */
+	_Atomic int room_error;         /* of waits that may take long */
 	_Atomic uint32_t sync_delay_us; /* how long a sync of a file takes */
-	_Atomic uint32_t syncs;			/* counts calls, as do the next */
+	_Atomic uint32_t syncs;         /* counts calls, as do the next */
 	_Atomic uint32_t allocations;
 	_Atomic uint32_t renames;
 	_Atomic uint32_t before_log_calls;
-	void (*at_point)(const char *name); /* NULL: nothing happens at fault points */
+	void (*at_point)(const char *name);      /* NULL: nothing happens at fault points */
 	aidb_tag_fate (*tag_fate)(aidb_tag tag); /* NULL: every tag is open */
-	_Atomic aidb_sequence snapshot_floor; /* 0: the current sequence */
+	_Atomic aidb_sequence snapshot_floor;    /* 0: the current sequence */
 } store_faults;
 
 extern store_faults faults;
@@ -79,7 +79,7 @@ typedef struct test_store {
 	char directory[STORE_PATH_BYTES];
 	aidb_options options;
 	aidb_host *base; /* a thread host */
-	aidb_host host;	 /* the same with faults in between */
+	aidb_host host;  /* the same with faults in between */
 	void *memory;
 	size_t memory_bytes;
 	aidb_db *db; /* NULL: closed */

@@ -186,13 +186,13 @@ for my $memory (qw(8MB 33GB much)) {
 }
 {
 	my $start = -s $node->logfile;
-	$node->append_conf('postgresql.conf', "aidb.memory = '16MB'\nmax_connections = 60000");
+	$node->append_conf('postgresql.conf', "aidb.memory = '16MB'\nmax_connections = 20000\nmax_locks_per_transaction = 10");
 	ok(!$node->start(fail_ok => 1), 'with too many connections for the memory the server does not start');
 	my $reason = qr/FATAL:  could not set up AiDb's shared memory.*DETAIL:  .*HINT:  Raise "aidb\.memory"/s;
 	like(slurp_file($node->logfile, $start), $reason, 'and the log says what to do');
 	$node->stop;
 }
-$node->append_conf('postgresql.conf', 'max_connections = 20');
+$node->append_conf('postgresql.conf', "max_connections = 20\nmax_locks_per_transaction = 64");
 $node->start;
 
 # ---- A second server ---------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ typedef struct worker {
 	unsigned count;
 	_Atomic unsigned failures;
 	_Atomic unsigned *stop; /* NULL: runs until done */
-	aidb_sequence last;		/* of its commits */
+	aidb_sequence last;     /* of its commits */
 } worker;
 
 static void run_workers(aidb_db *db, worker workers[THREADS], aidb_durability durability, unsigned count,
@@ -238,8 +238,8 @@ static void batch_of_empty_operations_fits(void **state) {
 	}
 	for (int round = 0; round < 10; round++) {
 		assert_ok(aidb_write(store.db,
-							 &(aidb_write_options){.durability = AIDB_WRITE, .state = AIDB_BATCH_PREPARED, .tag = 7}, batch,
-							 NULL));
+							 &(aidb_write_options){.durability = AIDB_WRITE, .state = AIDB_BATCH_PREPARED, .tag = 7},
+							 batch, NULL));
 	}
 	store_destroy(&store);
 	aidb_batch_destroy(batch);
@@ -259,7 +259,8 @@ static void options_of_a_write_are_checked(void **state) {
 
 		assert_status(aidb_write(store.db, &options, batch, NULL), AIDB_INVALID);
 		options.tag = 5;
-		assert_status(aidb_write(store.db, &options, batch, NULL), kind == AIDB_BATCH_PREPARED ? AIDB_OK : AIDB_INVALID);
+		assert_status(aidb_write(store.db, &options, batch, NULL),
+					  kind == AIDB_BATCH_PREPARED ? AIDB_OK : AIDB_INVALID);
 		assert_ok(aidb_write(store.db, &options, empty, &sequence));
 		assert_true(sequence > before);
 		before = sequence;
@@ -442,8 +443,7 @@ static void reserved_log_is_there_when_the_disk_is_full(void **state) {
 	assert_ok(aidb_batch_put(batch, text("large"), (aidb_slice){filler, 200000}));
 	assert_ok(aidb_write_reserve(store.db, batch, &reservation));
 	atomic_store(&faults.allocate_error, ENOSPC);
-	while (put_bytes(store.db, "filler", 3000, AIDB_WRITE) == AIDB_OK) {
-	}
+	while (put_bytes(store.db, "filler", 3000, AIDB_WRITE) == AIDB_OK) {}
 	assert_ok(aidb_write_commit(store.db, NULL, &reservation, NULL));
 	store_crash(&store);
 	faults_clear();

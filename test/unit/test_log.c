@@ -66,8 +66,14 @@ static void malformed_payload_heads_are_refused(void **state) {
 
 static void segment_names_come_back(void **state) {
 	static const uint64_t numbers[] = {0, 1, 0xa3, 0xfedcba9876543210ull, UINT64_MAX};
-	static const char *const others[] = {"", "1.log", "00000000000000a3.lob", "00000000000000a3_log", "g0000000000000a3.log",
-										 "00000000000000a3.log2", "MANIFEST", "0000000000000 a3.log"};
+	static const char *const others[] = {"",
+										 "1.log",
+										 "00000000000000a3.lob",
+										 "00000000000000a3_log",
+										 "g0000000000000a3.log",
+										 "00000000000000a3.log2",
+										 "MANIFEST",
+										 "0000000000000 a3.log"};
 	uint64_t number;
 
 	(void)state;
@@ -94,8 +100,8 @@ static void bound_holds_for_every_place_and_size(void **state) {
 		uint64_t near = (1 + store_random_below(&random, 64)) * LSM_LOG_BLOCK_BYTES;
 		uint64_t position = near + store_random_below(&random, 160) - 80;
 		uint64_t size = LSM_PAYLOAD_HEAD_BYTES + (i % 2 == 0 ? store_random_below(&random, 400000)
-																 : store_random_below(&random, 5) * LSM_LOG_BLOCK_BYTES +
-																	   store_random_below(&random, 160));
+															 : store_random_below(&random, 5) * LSM_LOG_BLOCK_BYTES +
+																   store_random_below(&random, 160));
 
 		log.geometry.segment_bytes = (uint64_t)2 * LSM_LOG_BLOCK_BYTES << store_random_below(&random, 4);
 		assert_in_range(lsm_record_end(&log.geometry, position, size) - position, size, lsm_log_bound(&log, size));
@@ -113,7 +119,8 @@ static void fill(aidb_db *db, unsigned count, size_t bytes, aidb_durability dura
 	memset(filler, 'f', sizeof(filler));
 	for (unsigned i = 0; i < count; i++) {
 		snprintf(key, sizeof(key), "filler %u", i % 100);
-		assert_ok(aidb_put(db, &(aidb_write_options){.durability = durability}, text(key), (aidb_slice){filler, bytes}));
+		assert_ok(
+			aidb_put(db, &(aidb_write_options){.durability = durability}, text(key), (aidb_slice){filler, bytes}));
 	}
 }
 

@@ -236,8 +236,10 @@ static void test_errors(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_random_walks), cmocka_unit_test(test_newer_source_wins),
-		cmocka_unit_test(test_seek_before),  cmocka_unit_test(test_no_sources),
+		cmocka_unit_test(test_random_walks),
+		cmocka_unit_test(test_newer_source_wins),
+		cmocka_unit_test(test_seek_before),
+		cmocka_unit_test(test_no_sources),
 		cmocka_unit_test(test_seek_before_in_a_source_that_grows),
 		cmocka_unit_test(test_errors),
 	};

@@ -86,8 +86,8 @@ static bool holds_key(const test_store *store, unsigned number) {
 static void expect_records(const test_store *store, unsigned count, unsigned of) {
 	for (unsigned i = 0; i < of; i++) {
 		if (holds_key(store, i) != (i < count)) {
-			print_error("record %u should be %s: the first %u of %u were to stay\n", i, i < count ? "there" : "gone", count,
-						of);
+			print_error("record %u should be %s: the first %u of %u were to stay\n", i, i < count ? "there" : "gone",
+						count, of);
 		}
 		assert_int_equal(holds_key(store, i), i < count);
 	}
