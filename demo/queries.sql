@@ -1,26 +1,47 @@
--- A line "-- what it shows", then one statement: demo/run runs each and shows its time.
+-- What demo/run asks both tables. Blocks are separated by empty lines; comments are what is printed above the query, :t
+-- is the table, unihan (code int, property text, value text, PRIMARY KEY (code, property)).
 
--- a point: one key, one look-up
-SELECT value FROM unihan WHERE codepoint = 'U+4E00' AND property = 'kDefinition';
--- a prefix of the key: everything about one character
-SELECT property, value FROM unihan WHERE codepoint = 'U+9F8D' ORDER BY property LIMIT 5;
--- IN: three characters by key
-SELECT codepoint, value FROM unihan WHERE codepoint IN ('U+6C34', 'U+706B', 'U+6728') AND property = 'kMandarin';
--- a range of keys
-SELECT count(*) FROM unihan WHERE codepoint >= 'U+4E00' AND codepoint < 'U+4F00';
--- the first rows of a range, in order: nothing is sorted
-SELECT codepoint, property FROM unihan WHERE codepoint >= 'U+5000' ORDER BY codepoint, property LIMIT 3;
--- the last key of all: read backwards
-SELECT codepoint, property FROM unihan ORDER BY codepoint DESC, property DESC LIMIT 1;
--- how the planner sees it
-EXPLAIN (COSTS OFF) SELECT * FROM unihan WHERE codepoint = 'U+4E00' AND property LIKE 'kM%' ORDER BY property;
--- a join with a heap table, by key
-SELECT f.codepoint, u.value FROM favourite f JOIN unihan u USING (codepoint) WHERE u.property = 'kMandarin' ORDER BY 1;
--- an aggregate over all rows
-SELECT property, count(*) FROM unihan GROUP BY property ORDER BY count(*) DESC LIMIT 3;
--- a check against the same rows in a heap table: none is missing, none differs
-SELECT count(*) AS differing FROM (SELECT * FROM unihan_heap EXCEPT SELECT * FROM unihan) d;
--- an update
-UPDATE unihan SET value = 'one; first' WHERE codepoint = 'U+4E00' AND property = 'kDefinition' RETURNING value;
--- a transaction over both kinds of table, rolled back: neither half is there
-BEGIN; DELETE FROM unihan WHERE codepoint = 'U+4E00'; INSERT INTO favourite VALUES ('U+4E00'); ROLLBACK; SELECT (SELECT count(*) FROM unihan WHERE codepoint = 'U+4E00') AS rows, (SELECT count(*) FROM favourite WHERE codepoint = 'U+4E00') AS favourites;
+-- One row by its key: how the character for "middle" is read.
+SELECT value FROM :t WHERE code = ascii('中') AND property = 'kMandarin';
+
+-- All that is known about one character: the beginning of the key is given.
+SELECT count(*) AS properties, min(property) AS first, max(property) AS last FROM :t WHERE code = ascii('龍');
+
+-- A range of the key.
+SELECT count(*), count(DISTINCT code) AS characters FROM :t WHERE code BETWEEN x'4E00'::int AND x'4FFF'::int;
+
+-- Several keys at once.
+SELECT chr(code), value FROM :t
+ WHERE code IN (ascii('山'), ascii('水'), ascii('火')) AND property = 'kDefinition' ORDER BY code;
+
+-- The first rows in the order of the key, without a sort.
+SELECT to_hex(code), property, value FROM :t ORDER BY code, property LIMIT 2;
+
+-- The last ones: the table is read backwards.
+SELECT to_hex(code), property, value FROM :t ORDER BY code DESC, property DESC LIMIT 2;
+
+-- A join with an ordinary table: how some words are read, character by character.
+SELECT string_agg(chr(code), '' ORDER BY position) AS word, string_agg(value, ' ' ORDER BY position) AS reading
+  FROM word JOIN :t USING (code) WHERE property = 'kMandarin' GROUP BY id ORDER BY id;
+
+-- Ten thousand look-ups all over the table.
+SELECT count(value) FROM sample JOIN :t USING (code) WHERE property = 'kRSUnicode';
+
+-- An aggregate over every row.
+SELECT property, count(*) FROM :t GROUP BY property ORDER BY count(*) DESC, property LIMIT 3;
+
+-- A condition that no key helps with: characters of thirty strokes.
+SELECT count(*) FROM :t WHERE property = 'kTotalStrokes' AND value = '30';
+
+-- Ten thousand updates all over the table, in one transaction.
+UPDATE :t SET value = value || ' (seen)' FROM sample WHERE :t.code = sample.code AND property = 'kRSUnicode';
+
+-- Rows that are there already are left alone.
+INSERT INTO :t VALUES (ascii('中'), 'kMandarin', 'wrong'), (ascii('中'), 'kDemo', 'new') ON CONFLICT DO NOTHING;
+
+-- Twenty thousand rows deleted, and a change of mind.
+BEGIN;
+DELETE FROM :t WHERE code BETWEEN x'4E00'::int AND x'4FFF'::int;
+SELECT count(*) AS "rows meanwhile" FROM :t WHERE code < x'5000'::int;
+ROLLBACK;
+SELECT count(*) AS "rows after all" FROM :t WHERE code < x'5000'::int;

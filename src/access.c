@@ -266,11 +266,29 @@ static void begin_key(aipg_written_key *written, Oid relation, aidb_sequence exp
 	written->blind = blind;
 }
 
+/* A single write must fit a record of the log by itself. Refused where it is made, not at commit. */
+static void check_size(aidb_slice key, aidb_slice value) {
+	size_t limit = aidb_max_batch_bytes(aipg_store());
+	size_t bytes = key.size + value.size + AIDB_BATCH_OPERATION_BYTES;
+
+	if (key.size > AIDB_MAX_KEY_BYTES) {
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("key is too long for AiDb"),
+						errdetail("The key has %zu bytes; the limit is %u.", key.size, AIDB_MAX_KEY_BYTES)));
+	}
+	if (bytes > limit) {
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("value is too long for AiDb"),
+				 errdetail("Key and value take %zu bytes; the limit is %zu with the present \"aidb.memory\".", bytes, limit),
+				 errhint("Raise \"aidb.memory\" and restart the server, or store less in one row.")));
+	}
+}
+
 aipg_outcome aipg_insert(Oid relation, aidb_slice key, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
 	aipg_written_key *written = aipg_write_set_find(writes, key);
 	CommandId command = GetCurrentCommandId(true);
 
+	check_size(key, value);
 	if (written != NULL) {
 		if (!written->newest->is_delete) {
 			return AIPG_DUPLICATE;
@@ -298,6 +316,7 @@ static aipg_outcome change(const aipg_view *view, Oid relation, aidb_slice key, 
 	aipg_written_key *written = aipg_write_set_find(writes, key);
 	CommandId command = GetCurrentCommandId(true);
 
+	check_size(key, value);
 	if (written != NULL) {
 		if (written->newest->command > view->command) {
 			return AIPG_TRIGGER_MODIFIED;
@@ -332,8 +351,10 @@ aipg_outcome aipg_delete(const aipg_view *view, Oid relation, aidb_slice key) {
 
 static void write_blind(Oid relation, aidb_slice key, bool is_delete, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
-	aipg_written_key *written = aipg_write_set_key(writes, key);
+	aipg_written_key *written;
 
+	check_size(key, value);
+	written = aipg_write_set_key(writes, key);
 	if (written->newest == NULL) {
 		begin_key(written, relation, 0, 0, false, true);
 	}

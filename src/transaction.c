@@ -147,6 +147,7 @@ static aipg_written_key *fill_batch(aidb_batch *batch, aipg_written_key *key) {
 	size_t limit = aidb_max_batch_bytes(aipg_store());
 
 	aidb_batch_clear(batch);
+	Assert(key == NULL || footprint(key) <= limit); /* each write was checked when it was made */
 	for (; key != NULL && aidb_batch_bytes(batch) + footprint(key) <= limit; key = aipg_write_set_next(key)) {
 		if (!is_nothing(key)) {
 			add_to_batch(batch, key);

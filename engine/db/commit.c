@@ -133,7 +133,7 @@ aidb_status lsm_switch_memtable(aidb_db *db, uint32_t memtable) {
 }
 
 static bool is_active(const aidb_db *db, uint32_t memtable) {
-	return *(volatile uint32_t *)&db->shared->commits.active == memtable;
+	return atomic_load(&db->shared->commits.active) == memtable;
 }
 
 /* Waits for room that others are to make. */

@@ -26,16 +26,20 @@ static void add_files(aidb_db *db, uint32_t member, aidb_stats *stats) {
 	lsm_epoch_leave(&db->arena, member);
 }
 
+static uint64_t load(const uint64_t *counter) {
+	return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
 static void add_read_counters(const aidb_db *db, aidb_stats *stats) {
 	for (uint32_t member = 0; member < db->shared->epochs.members; member++) {
 		const lsm_read_counters *counters = lsm_read_counters_of(db, member);
 
-		stats->cache_hits += counters->cache_hits;
-		stats->cache_misses += counters->cache_misses;
-		stats->filter_checks += counters->filter_checks;
-		stats->filter_skips += counters->filter_skips;
-		stats->gets += counters->gets;
-		stats->seeks += counters->seeks;
+		stats->cache_hits += load(&counters->cache_hits);
+		stats->cache_misses += load(&counters->cache_misses);
+		stats->filter_checks += load(&counters->filter_checks);
+		stats->filter_skips += load(&counters->filter_skips);
+		stats->gets += load(&counters->gets);
+		stats->seeks += load(&counters->seeks);
 	}
 }
 

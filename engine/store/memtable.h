@@ -22,7 +22,7 @@
 #define LSM_MEMTABLE_MAX_HEIGHT 12
 
 typedef struct lsm_memtable {
-	uint64_t number;       /* increasing; 0 while the memtable is free */
+	_Atomic uint64_t number;       /* increasing; 0 while the memtable is free */
 	uint64_t log_position; /* no record of its entries lies before it */
 	lsm_ref begin;         /* the region; fixed */
 	lsm_ref end;

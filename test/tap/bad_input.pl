@@ -24,7 +24,7 @@ SQL
 my $everything = "SELECT (SELECT count(*) FROM heap), count(*), md5(string_agg(v, ',' ORDER BY id)),
 	(SELECT count(*) FROM aidb.scan('space')) FROM t";
 
-my $limit_s = 60; # of a statement that is to be refused
+my $limit_s = 30; # of a statement that is to be refused
 
 # The whole text of an error.
 sub refusal {

@@ -1,0 +1,122 @@
+# A store that cannot write: its file system is full, or its directory may not be written to. Commits are refused with a
+# clear error, reads go on, nothing acknowledged is lost, and once there is room again writes go on by themselves.
+use strict;
+use warnings;
+use AidbNode;
+use AidbSession;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $step = 100;       # rows of one commit, of a kilobyte each
+my $most_steps = 2000; # until the disk must be full
+
+# Commits the next rows; the SQLSTATE.
+sub insert {
+	my ($session, $rows) = @_;
+	my ($first, $last) = ($rows + 1, $rows + $step);
+	return $session->run(<<"SQL") // die 'connection lost';
+INSERT INTO item SELECT i, (SELECT string_agg(md5(concat(i, j, random())), '') FROM generate_series(1, 32) j)
+	FROM generate_series($first, $last) i
+SQL
+}
+
+sub fill {
+	my ($session, $rows) = @_;
+	for (1 .. $most_steps) {
+		my $state = insert($session, $rows);
+		return ($rows, $state) if $state ne '00000';
+		$rows += $step;
+	}
+	return ($rows, '00000');
+}
+
+# Tries until it works.
+sub insert_until {
+	my ($session, $rows) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	sleep 0.1 while insert($session, $rows) ne '00000' && time < $deadline;
+	return $rows + $step;
+}
+
+sub error_of {
+	my ($node, $sql) = @_;
+	my (undef, undef, $error) = $node->psql('postgres', "\\set VERBOSITY verbose\n$sql");
+	return $error;
+}
+
+# What must hold while writes fail, and after there is room again.
+sub check_full {
+	my ($node, $rows, $state, $make_room) = @_;
+	my $session = AidbSession->connect($node);
+	my $error = error_of($node, <<'SQL');
+INSERT INTO item SELECT i, repeat(md5(i::text), 32) FROM generate_series(-1000, -1) i
+SQL
+	like($error, qr/ERROR:  $state: could not .*DETAIL:  [^\n]*aidb.*HINT:  /s, 'with detail and hint');
+	is(join(',', $session->rows('SELECT count(*), count(DISTINCT v), max(k) FROM item')), "$rows|$rows|$rows",
+		'all acknowledged rows can be read, and no others');
+	is(join(',', $session->rows('SELECT count(*) FROM heap')), '1', 'heap tables can be read');
+	$session->rows('INSERT INTO heap VALUES (2)');
+	$make_room->($session);
+	$rows = insert_until($session, $rows);
+	is(join(',', $session->rows('SELECT count(*) FROM item')), $rows, 'with room again, writes go on');
+	is($session->run('SELECT aidb.flush()'), '00000', 'and flushes');
+	is(join(',', $session->rows('SELECT status FROM aidb.health()')), 'ok', 'health is ok');
+	my ($pid) = $session->rows('SELECT pg_backend_pid()');
+	$node->crash_backend($pid);
+	is($node->safe_psql('postgres', 'SELECT count(*), max(k) FROM item'), "$rows|$rows", 'a crash loses nothing');
+	unlike(slurp_file($node->logfile), qr/PANIC/, 'and there was no panic');
+	return;
+}
+
+my $tables = <<'SQL';
+CREATE TABLE heap AS SELECT 1 AS k;
+CREATE FOREIGN TABLE item (k int PRIMARY KEY, v text) SERVER aidb;
+SQL
+
+# ---- A full file system ------------------------------------------------------------------------------------------
+
+# Starts a server in name spaces of its own, in which a small file system lies over the directory of the store. Only
+# the server's processes see it, so whatever is done with its files is done by the server.
+sub start_on_small_disk {
+	my ($node) = @_;
+	my ($store, $data, $log) = ($node->data_dir . '/aidb', $node->data_dir, $node->logfile);
+	my ($user, $group) = ($>, (split / /, $))[0]);
+	mkdir $store or die $!;
+	local %ENV = $node->_get_env;
+	system_or_bail('unshare', '--user', '--map-root-user', '--mount', 'sh', '-c', <<"SH");
+mount -t tmpfs -o size=24m,mode=700 tmpfs '$store' &&
+exec unshare --user --map-user=$user --map-group=$group pg_ctl -w -D '$data' -l '$log' start
+SH
+	$node->_update_pid(1);
+	return;
+}
+
+SKIP: {
+	skip 'this machine does not let users mount file systems of their own', 9
+		if system('unshare --user --map-root-user --mount sh -c "mount -t tmpfs tmpfs /mnt" 2>/dev/null') != 0;
+	my $node = AidbNode->create('small', memory => '16MB', conf => 'log_statement = none');
+	start_on_small_disk($node);
+	$node->safe_psql('postgres', "CREATE EXTENSION aidb; $tables");
+	my $session = AidbSession->connect($node);
+	$session->rows("COPY (SELECT 1) TO PROGRAM 'head -c 8000000 /dev/zero > aidb/ballast'");
+	my ($rows, $state) = fill($session, 0);
+	is($state, '53100', "the disk is full after $rows rows, and the commit is refused");
+	check_full($node, $rows, $state, sub { $_[0]->rows("COPY (SELECT 1) TO PROGRAM 'rm aidb/ballast'") });
+	$node->stop;
+}
+
+# ---- A directory that may not be written to ----------------------------------------------------------------------
+
+{
+	my $node = AidbNode->launch('readonly', memory => '16MB', conf => 'log_statement = none');
+	$node->safe_psql('postgres', $tables);
+	my $session = AidbSession->connect($node);
+	my $rows = insert_until($session, 0);
+	chmod 0500, $node->data_dir . '/aidb';
+	(my $all, my $state) = fill($session, $rows);
+	isnt($state, '00000', "in a read-only directory, a commit is refused after $all rows");
+	check_full($node, $all, $state, sub { chmod 0700, $node->data_dir . '/aidb' });
+	$node->stop;
+}
+done_testing();
