@@ -140,6 +140,9 @@ static aidb_status make_segment(aidb_db *db, uint64_t segment) {
 		if (error == 0) {
 			error = lsm_write_zeroes(host, file, 0, log->geometry.segment_bytes);
 		}
+		if (error == 0) {
+			error = host->file_sync(host->context, file); /* a good header says that the file has its whole length */
+		}
 	}
 	if (error == 0) {
 		fill_header(header, &log->geometry, segment);

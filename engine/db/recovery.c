@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "db/batch.h"
 
@@ -371,6 +372,26 @@ static aidb_status check_segment_beyond(replay *state, uint64_t from, uint64_t l
 	return rc;
 }
 
+/* A segment has its whole length, durably, before its first record: a shorter one with a good header was cut off. */
+static aidb_status check_length(replay *state, uint64_t end) {
+	const aidb_host *host = state->db->host;
+	uint64_t size = 0;
+	uint8_t byte;
+	size_t got;
+	aidb_status rc = read_log(state, end, &byte, sizeof(byte), &got); /* opens the segment */
+	int error;
+
+	if (rc != AIDB_OK || state->file < 0 || state->bad_header) {
+		return rc;
+	}
+	error = host->file_size(host->context, state->file, &size);
+	if (error != 0) {
+		return lsm_fail(AIDB_IO, "could not get the size of a log segment: %s", strerror(error));
+	}
+	return size < state->db->shared->log.geometry.segment_bytes ? corrupt_log(state, end, "the segment is cut off")
+																: AIDB_OK;
+}
+
 /* Whether the place where the log seems to end had been synced: then it is no torn tail. */
 static aidb_status check_end(replay *state, const listing *list, uint64_t end) {
 	uint64_t segment_bytes = state->db->shared->log.geometry.segment_bytes;
@@ -379,6 +400,7 @@ static aidb_status check_end(replay *state, const listing *list, uint64_t end) {
 	if (state->synced > end) {
 		return corrupt_log(state, end, "the log is damaged below its synced position");
 	}
+	rc = check_length(state, end);
 	state->any_header = true;
 	for (uint32_t i = 0; i < list->segment_count && rc == AIDB_OK; i++) {
 		uint64_t segment = list->segments[i];
