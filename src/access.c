@@ -276,10 +276,10 @@ static void check_size(aidb_slice key, aidb_slice value) {
 						errdetail("The key has %zu bytes; the limit is %u.", key.size, AIDB_MAX_KEY_BYTES)));
 	}
 	if (bytes > limit) {
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("value is too long for AiDb"),
-				 errdetail("Key and value take %zu bytes; the limit is %zu with the present \"aidb.memory\".", bytes, limit),
-				 errhint("Raise \"aidb.memory\" and restart the server, or store less in one row.")));
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("value is too long for AiDb"),
+						errdetail("Key and value take %zu bytes; the limit is %zu with the present \"aidb.memory\".",
+								  bytes, limit),
+						errhint("Raise \"aidb.memory\" and restart the server, or store less in one row.")));
 	}
 }
 

@@ -33,9 +33,9 @@ typedef struct lsm_commit_slot {
 typedef struct lsm_commits {
 	_Alignas(LSM_CACHE_LINE) lsm_latch latch;
 	aidb_sequence next_sequence;
-	uint64_t next_position; /* in the log */
+	uint64_t next_position;  /* in the log */
 	_Atomic uint32_t active; /* memtable that takes reservations; changed under the versions latch, too */
-	uint64_t log_reserved;  /* bytes promised to reservations that have no position yet */
+	uint64_t log_reserved;   /* bytes promised to reservations that have no position yet */
 
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t visible; /* every commit up to here is done */
 	lsm_event published;

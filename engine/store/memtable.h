@@ -22,9 +22,9 @@
 #define LSM_MEMTABLE_MAX_HEIGHT 12
 
 typedef struct lsm_memtable {
-	_Atomic uint64_t number;       /* increasing; 0 while the memtable is free */
-	uint64_t log_position; /* no record of its entries lies before it */
-	lsm_ref begin;         /* the region; fixed */
+	_Atomic uint64_t number; /* increasing; 0 while the memtable is free */
+	uint64_t log_position;   /* no record of its entries lies before it */
+	lsm_ref begin;           /* the region; fixed */
 	lsm_ref end;
 	_Atomic lsm_ref mark;  /* what is reserved, counted from begin */
 	_Atomic uint64_t used; /* units inserted: of nodes, from begin (low half), and of values, from end (high half) */
