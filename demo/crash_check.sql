@@ -1,4 +1,5 @@
--- After the crash: what was acknowledged, and what is there of each transaction. :notes is the file with what the clients noted.
+-- After the crash: what was acknowledged, and what is there of each transaction. :notes is the file with all that the
+-- clients noted.
 CREATE TEMP TABLE acknowledged (client int, number int);
 COPY acknowledged FROM :'notes';
 

@@ -14,7 +14,6 @@
 #include "shared.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
-#include "storage/pmsignal.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/memutils.h"
@@ -50,10 +49,12 @@ static bool wants_to_stop(void) {
 
 /*
  * Without a postmaster, nobody restarts the server when a process dies, so what this one waits for may never come, and
- * while it waits no new server can start. Shared memory is lost anyway: leave without touching it.
+ * while it waits no new server can start. Shared memory is lost anyway: leave without touching it. PostmasterIsAlive()
+ * looks once after the signal of the death, and is told that all is well when a process that was just being forked
+ * still holds the postmaster's end of the pipe; so ask for the parent.
  */
 static void leave_if_orphaned(void) {
-	if (IsUnderPostmaster && !PostmasterIsAlive()) {
+	if (IsUnderPostmaster && getppid() != PostmasterPid) {
 		_exit(1);
 	}
 }

@@ -70,11 +70,15 @@ bool lsm_segment_header_check(const uint8_t header[LSM_SEGMENT_HEADER_BYTES], co
 	return memcmp(header, expected, LSM_SEGMENT_HEADER_BYTES) == 0;
 }
 
+static bool is_open(const lsm_segment_file *open) {
+	return open->file >= 0 && open->forks == lsm_forks();
+}
+
 static void close_segment(const aidb_db *db, lsm_segment_file *open) {
-	if (open->file >= 0) {
+	if (is_open(open)) {
 		db->host->file_close(db->host->context, open->file);
-		open->file = -1;
 	}
+	open->file = -1;
 }
 
 /* Opens a segment for writing, unless it is the one that is open. */
@@ -82,7 +86,7 @@ static int open_segment(const aidb_db *db, lsm_segment_file *open, uint64_t segm
 	char path[LSM_PATH_BYTES];
 	int error;
 
-	if (open->file >= 0 && open->segment == segment) {
+	if (is_open(open) && open->segment == segment) {
 		return 0;
 	}
 	close_segment(db, open);
@@ -93,6 +97,7 @@ static int open_segment(const aidb_db *db, lsm_segment_file *open, uint64_t segm
 		return error;
 	}
 	open->segment = segment;
+	open->forks = lsm_forks();
 	return 0;
 }
 

@@ -62,7 +62,8 @@ typedef struct lsm_log {
 /* A segment file that this process has open. */
 typedef struct lsm_segment_file {
 	uint64_t segment;
-	int file; /* -1: none */
+	int file;       /* -1: none */
+	uint32_t forks; /* lsm_forks when it was opened */
 } lsm_segment_file;
 
 /* The log is empty and begins (or, after recovery, goes on) at `position`; no other member is there yet. */

@@ -37,6 +37,11 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int once_error;
 static pthread_mutex_t tables_mutex = PTHREAD_MUTEX_INITIALIZER; /* protects `tables`; taken before those of tables */
 static lsm_file_table *tables;
+static uint32_t forks;
+
+uint32_t lsm_forks(void) {
+	return forks;
+}
 
 static void lock_all(void) {
 	pthread_mutex_lock(&tables_mutex);
@@ -52,8 +57,13 @@ static void unlock_all(void) {
 	pthread_mutex_unlock(&tables_mutex);
 }
 
+static void after_fork_in_child(void) {
+	unlock_all();
+	forks++;
+}
+
 static void watch_forks(void) {
-	once_error = pthread_atfork(lock_all, unlock_all, unlock_all);
+	once_error = pthread_atfork(lock_all, unlock_all, after_fork_in_child);
 }
 
 static void add_table(lsm_file_table *table) {

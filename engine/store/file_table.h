@@ -27,4 +27,9 @@ void lsm_file_table_forget(lsm_file_table *table, uint64_t number);
 #define LSM_PATH_BYTES 1024
 void lsm_sstable_path(const char *directory, uint64_t number, char path[LSM_PATH_BYTES]);
 
+/* How many forks lie between this process and the one that made the first table. The number of a file that was opened
+ * before the last of them is not to be used any more: threads of the parent may have opened or closed it just then. (The
+ * table's own files are safe.) */
+uint32_t lsm_forks(void);
+
 #endif

@@ -703,10 +703,16 @@ static void children_use_the_store_of_their_parent(void **state) {
 	assert_int_equal(atomic_load(&shared->failures), 0);
 }
 
-static void read_everything(void *argument) {
-	(void)argument;
+static void read_and_write_a_little(void *argument) {
+	aidb_batch *batch = aidb_batch_create();
+	uint64_t random = seed;
+
+	for (int i = 0; i < 4; i++) {
+		CHECK(write_next(program_db, argument, batch, &random) == AIDB_OK);
+	}
 	check_iteration(program_db);
 	aidb_member_leave(program_db);
+	aidb_batch_destroy(batch);
 }
 
 static void *reader_thread(void *argument) {
@@ -731,8 +737,8 @@ static void child_may_be_born_at_any_moment(void **state) {
 	shared->writers[0].durability = AIDB_LAZY;
 	assert_int_equal(pthread_create(&threads[0], NULL, writer_thread, &shared->writers[0]), 0);
 	assert_int_equal(pthread_create(&threads[1], NULL, reader_thread, NULL), 0);
-	for (int birth = 0; birth < 150 && atomic_load(&shared->failures) == 0; birth++) {
-		pid_t child = start_process(read_everything, NULL);
+	for (int birth = 0; birth < 100 && atomic_load(&shared->failures) == 0; birth++) {
+		pid_t child = start_process(read_and_write_a_little, &shared->writers[1]);
 
 		CHECK(end_of(child, &status, LIMIT_US) && status == 0);
 	}
@@ -741,8 +747,10 @@ static void child_may_be_born_at_any_moment(void **state) {
 		pthread_join(threads[i], NULL);
 	}
 	assert_int_equal(atomic_load(&shared->failures), 0);
+	check_writers(program_db);
 	aidb_close(program_db);
 	directory_remove(directory);
+	assert_int_equal(atomic_load(&shared->failures), 0);
 }
 
 int main(void) {

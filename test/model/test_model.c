@@ -54,7 +54,8 @@ typedef struct model_iterator {
 typedef struct test_recipe {
 	const char *name;
 	aidb_options options;
-	bool attached; /* with a host of our own, for tags */
+	bool attached; /* on the test's host, without background, instead of by aidb_open */
+	bool tags;
 	uint32_t operations;
 	uint32_t value_bytes; /* usual size */
 	int deepest;          /* a level that must have been reached */
@@ -414,7 +415,7 @@ static aidb_write_options pick_write_options(test_model *model) {
 	if (below(model, 100) == 0) {
 		options.durability = AIDB_SYNC;
 	}
-	if (model->recipe->attached && next_tag < TAGS && below(model, 20) == 0) {
+	if (model->recipe->tags && next_tag < TAGS && below(model, 20) == 0) {
 		options.state = AIDB_BATCH_PREPARED;
 		options.tag = next_tag > 0 && fates[next_tag] == AIDB_TAG_OPEN && below(model, 2) == 0 ? next_tag : ++next_tag;
 	}
@@ -615,11 +616,10 @@ static void run_model(const test_recipe *recipe) {
 /* ---- The runs ------------------------------------------------------------------------------------------ */
 
 static void small_store_without_background(void **state) {
-	test_recipe mine = {.operations = 8000, .value_bytes = 1500, .deepest = 2};
+	test_recipe mine = {.operations = 8000, .value_bytes = 1500, .deepest = 2, .attached = true};
 
 	(void)state;
 	mine.options = store_small_options();
-	mine.options.no_background = true;
 	run_model(&mine);
 }
 
@@ -634,7 +634,7 @@ static void small_store_with_background_and_compression(void **state) {
 }
 
 static void small_store_with_tags(void **state) {
-	test_recipe mine = {.operations = 8000, .value_bytes = 1500, .deepest = 1, .attached = true};
+	test_recipe mine = {.operations = 8000, .value_bytes = 1500, .deepest = 1, .attached = true, .tags = true};
 
 	(void)state;
 	mine.options = store_small_options();

@@ -47,7 +47,8 @@ sub launch {
 # does not matter whether some of them are gone already.
 sub crash {
 	my ($self) = @_;
-	$self->kill9;
+	# not kill9: the postmaster's number may be another process's by now
+	$self->{_pid} = undef;
 	for (my @left = $self->processes; @left; @left = $self->processes) {
 		kill 'KILL', @left;
 		wait_gone($_) for @left;
@@ -60,10 +61,15 @@ sub crash {
 # Kills one backend with SIGKILL, so that the postmaster restarts all others, and waits until the server answers again.
 sub crash_backend {
 	my ($self, $pid) = @_;
+	# not poll_query_until, which dies when psql ends before it has read the statement
+	my @ask = ($self->installed_command('psql'), '-XAtq', '-d', $self->connstr('postgres'), '-c', 'SELECT true');
 	kill 'KILL', $pid;
 	wait_gone($pid);
-	$self->poll_query_until('postgres', 'SELECT true') or die 'the server did not come back';
-	return;
+	for (1 .. 20 * $PostgreSQL::Test::Utils::timeout_default) {
+		return if IPC::Run::run \@ask, '<', \undef, '>', \my $output, '2>', \my $errors;
+		sleep 0.05;
+	}
+	die 'the server did not come back';
 }
 
 # Process ids of the server, with or without a postmaster: all have the data directory as their current one.

@@ -331,15 +331,19 @@ sub fail_at {
 {
 	my $session = AidbSession->connect_until($node);
 	my $before = lines_of($checks_file);
-	my $failed = 0;
+	my %count;
 	for my $kind (qw(plain mixed large)) {
 		for my $step (@{ $steps{$kind}{on} }) {
 			$session->rows("SET aidb.fault_point = '$step->[0]=pause'");
-			$failed++ if (transact($session, $kind, ++$number) // 'connection lost') ne '00000';
+			# who pauses before the check for conflicts may lose to the other writer any number of times
+			$count{ $session->transaction(statements($kind, ++$number)) // 'connection lost' }++;
 		}
 	}
 	$session->rows('RESET aidb.fault_point');
-	is($failed, 0, 'transactions that pause at any step commit');
+	my $committed = delete $count{'00000'};
+	delete $count{'40001'};
+	is(join(', ', %count), '', "of the transactions that paused, $committed committed, and no other had any error but 40001");
+	cmp_ok($committed, '>', 10, 'enough of them');
 	is(join("\n", faults_found($session)), '', 'nobody saw a part of them');
 	cmp_ok(scalar(lines_of($checks_file)), '>', $before + 10, 'while readers looked on');
 }

@@ -130,7 +130,8 @@ $node->append_conf('postgresql.conf', 'max_connections = 100');
 {
 	my ($started, $log) = refused_start('max_connections', '20000');
 	ok(!$started, 'too little memory for so many connections: the server does not start');
-	like($log, qr/could not set up AiDb's shared memory.*HINT:  Raise "aidb.memory" or lower "max_connections"/s, 'and says why');
+	like($log, qr/could not set up AiDb's shared memory.*HINT:  Raise "aidb.memory" or lower "max_connections"/s,
+		'and says why');
 }
 is(found(), "$rows|" . $rows / 3, 'after all that all rows are there');
 is($node->safe_psql('postgres', 'SELECT status FROM aidb.health()'), 'ok', 'the store is well');

@@ -232,6 +232,7 @@ static void leaving_member_gives_its_snapshots_back(void **state) {
 #define SETS 8
 #define SET_KEYS 20
 #define READERS 3
+#define SET_WRITERS 2
 #define RUN_US 1500000
 
 /* Each batch sets all keys of a set to one number; whoever looks must find them equal. */
@@ -240,6 +241,7 @@ typedef struct together {
 	_Atomic uint32_t stop;
 	_Atomic uint32_t failures;
 	_Atomic uint64_t looks;
+	_Atomic uint64_t numbers; /* given to batches */
 	uint64_t seed;
 } together;
 
@@ -250,12 +252,13 @@ static void set_key(char key[32], unsigned set, unsigned number) {
 static void *write_sets(void *argument) {
 	together *run = argument;
 	aidb_batch *batch = aidb_batch_create();
-	uint64_t random = run->seed;
+	uint64_t random = run->seed ^ (uint64_t)(uintptr_t)&random;
 	char value[400];
 	char key[32];
 
 	memset(value, 'v', sizeof(value));
-	for (uint64_t number = 1; atomic_load(&run->stop) == 0; number++) {
+	while (atomic_load(&run->stop) == 0) {
+		uint64_t number = atomic_fetch_add(&run->numbers, 1) + 1;
 		unsigned set = (unsigned)store_random_below(&random, SETS);
 		bool deletes = store_random_below(&random, 5) == 0;
 
@@ -362,19 +365,19 @@ static void no_reader_ever_sees_half_a_batch(void **state) {
 	aidb_options options = store_small_options();
 	together run = {.seed = store_seed("test_snapshot")};
 	char directory[STORE_PATH_BYTES];
-	pthread_t threads[READERS + 1];
+	pthread_t threads[SET_WRITERS + READERS];
 	aidb_stats stats;
 
 	(void)state;
 	options.log_segment_bytes = 1 << 20;
 	directory_make(directory);
 	assert_ok(aidb_open(directory, &options, &run.db)); /* with background threads */
-	for (int i = 0; i <= READERS; i++) {
-		assert_int_equal(pthread_create(&threads[i], NULL, i == 0 ? write_sets : look_at_sets, &run), 0);
+	for (int i = 0; i < SET_WRITERS + READERS; i++) {
+		assert_int_equal(pthread_create(&threads[i], NULL, i < SET_WRITERS ? write_sets : look_at_sets, &run), 0);
 	}
 	sleep_us(RUN_US);
 	atomic_store(&run.stop, 1);
-	for (int i = 0; i <= READERS; i++) {
+	for (int i = 0; i < SET_WRITERS + READERS; i++) {
 		pthread_join(threads[i], NULL);
 	}
 	stats = stats_of(run.db);
