@@ -187,7 +187,7 @@ static aidb_status pick(compacting *run, bool *found) {
 }
 
 aidb_status lsm_compact_once(aidb_db *db, bool *did) {
-	compacting run = {.db = db, .source = lsm_source_of(db)};
+	compacting run = {.db = db, .source = lsm_source_of(db, db->host->member(db->host->context))};
 	bool found = false;
 	aidb_status rc;
 

@@ -193,7 +193,7 @@ static void add_memtable(estimating *range, const lsm_memtable *memtable) {
 }
 
 aidb_status aidb_estimate(aidb_db *db, aidb_slice lower, aidb_slice upper, uint64_t *entries, uint64_t *bytes) {
-	estimating range = {.db = db, .source = lsm_source_of(db), .lower = lower, .upper = upper};
+	estimating range = {.db = db, .lower = lower, .upper = upper};
 	const lsm_version *version;
 	uint32_t member;
 	aidb_status rc = lsm_enter(db, &member);
@@ -201,6 +201,7 @@ aidb_status aidb_estimate(aidb_db *db, aidb_slice lower, aidb_slice upper, uint6
 	if (rc != AIDB_OK) {
 		return rc;
 	}
+	range.source = lsm_source_of(db, member);
 	lsm_epoch_enter(&db->arena, member);
 	version = lsm_version_current(&db->arena, &db->shared->versions);
 	for (uint32_t i = 0; i < version->memtable_count; i++) {

@@ -204,6 +204,7 @@ static bool begin(aidb_iterator *iterator, bool *renewed) {
 	iterator->passed = 0;
 	iterator->passed_versions = 0;
 	if (rc == AIDB_OK) {
+		iterator->source.member = iterator->member;
 		lsm_epoch_enter(&iterator->db->arena, iterator->member);
 		rc = renew(iterator, renewed);
 		if (rc != AIDB_OK) {
@@ -422,7 +423,7 @@ aidb_status aidb_iterator_create(aidb_db *db, const aidb_read_options *options, 
 		return lsm_fail(AIDB_NO_MEMORY, "out of memory: could not make an iterator");
 	}
 	created->db = db;
-	created->source = lsm_source_of(db);
+	created->source = lsm_source_of(db, 0);
 	created->reading = (lsm_table_reading){.use = LSM_CACHE_FILL, .priority = LSM_CACHE_LOW};
 	if (options != NULL) {
 		created->view = (lsm_view){

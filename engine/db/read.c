@@ -98,7 +98,7 @@ aidb_status aidb_get(aidb_db *db, const aidb_read_options *options, aidb_slice k
 	lsm_epoch_enter(&db->arena, member);
 	get = (getting){.db = db,
 					.version = lsm_version_current(&db->arena, &db->shared->versions),
-					.source = lsm_source_of(db),
+					.source = lsm_source_of(db, member),
 					.use = options->skip_cache_fill ? LSM_CACHE_PEEK : LSM_CACHE_FILL,
 					.lookup = {.view = {.sequence = options->sequence,
 										.tag_visible = options->tag_visible,

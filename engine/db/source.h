@@ -7,12 +7,13 @@
 #include "db/db.h"
 #include "store/block_source.h"
 
-static inline lsm_block_source lsm_source_of(const aidb_db *db) {
+static inline lsm_block_source lsm_source_of(const aidb_db *db, uint32_t member) {
 	return (lsm_block_source){.arena = &db->arena,
 							  .cache = &db->shared->cache,
 							  .host = db->host,
 							  .files = db->files,
-							  .directory = db->directory};
+							  .directory = db->directory,
+							  .member = member};
 }
 
 /* Only the member itself writes its counters; others may read them meanwhile. */

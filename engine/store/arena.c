@@ -70,6 +70,20 @@ uint64_t lsm_epoch_safe(const lsm_arena *arena) {
 	return safe;
 }
 
+bool lsm_epoch_passed(const lsm_arena *arena, uint32_t member, uint64_t epoch) {
+	const lsm_member_slot *slots = slots_of(arena);
+	bool nested = slots[member].depth > 1;
+
+	for (uint32_t other = 0; other < arena->epochs->members; other++) {
+		uint64_t announced = atomic_load(&slots[other].epoch);
+
+		if (announced != 0 && announced <= epoch && (other != member || nested)) {
+			return false;
+		}
+	}
+	return true;
+}
+
 static bool is_inside(const lsm_member_slot *slot) {
 	return atomic_load(&slot->epoch) != 0 || atomic_load(&slot->reservations) != 0;
 }

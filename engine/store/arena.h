@@ -67,5 +67,8 @@ lsm_member_slot *lsm_member_slot_of(const lsm_arena *arena, uint32_t member);
 bool lsm_member_died_inside(const lsm_arena *arena);
 /* What was unlinked at epochs below the result may be reused. */
 uint64_t lsm_epoch_safe(const lsm_arena *arena);
+/* Whether `member`, which itself holds nothing shared at this moment unless its calls are nested, may reuse what was
+ * unlinked at `epoch`. */
+bool lsm_epoch_passed(const lsm_arena *arena, uint32_t member, uint64_t epoch);
 
 #endif

@@ -1,5 +1,6 @@
 #include "store/block_source.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "base/status.h"
@@ -126,6 +127,7 @@ static aidb_status unpack(const lsm_block_source *source, const lsm_block_reques
 	uint64_t offset = request->handle.offset;
 	uint64_t id = lsm_block_id(request->file_number, offset);
 	char path[LSM_PATH_BYTES];
+	lsm_frame frame;
 	size_t size;
 	aidb_status rc;
 
@@ -134,9 +136,9 @@ static aidb_status unpack(const lsm_block_source *source, const lsm_block_reques
 	if (rc != AIDB_OK) {
 		return rc;
 	}
-	block->pinned = is_cacheable(request, size) &&
-					lsm_cache_reserve(source->arena, source->cache, id, request->priority, &block->pin);
-	if (!block->pinned) {
+	block->cached = is_cacheable(request, size) &&
+					lsm_cache_reserve(source->arena, source->cache, source->member, id, request->priority, &frame);
+	if (!block->cached) {
 		rc = lsm_buffer_reserve(memory, size);
 		if (rc == AIDB_OK) {
 			rc = lsm_block_unpack(sealed, offset, path, (uint8_t *)memory->data, size);
@@ -145,14 +147,14 @@ static aidb_status unpack(const lsm_block_source *source, const lsm_block_reques
 		block->contents = (aidb_slice){memory->data, size};
 		return rc;
 	}
-	rc = lsm_block_unpack(sealed, offset, path, block->pin.data, size);
+	rc = lsm_block_unpack(sealed, offset, path, frame.data, size);
 	if (rc != AIDB_OK) {
-		lsm_cache_abandon(source->arena, source->cache, &block->pin);
+		lsm_cache_abandon(source->arena, source->cache, &frame);
 		return rc;
 	}
-	block->pin.size = (uint32_t)size;
-	lsm_cache_publish(source->arena, source->cache, &block->pin);
-	block->contents = (aidb_slice){block->pin.data, size};
+	frame.size = (uint32_t)size;
+	lsm_cache_publish(source->arena, source->cache, &frame);
+	block->contents = (aidb_slice){frame.data, size};
 	return AIDB_OK;
 }
 
@@ -189,10 +191,12 @@ aidb_status lsm_block_fetch(lsm_block_source *source, const lsm_block_request *r
 	if (request->use != LSM_CACHE_BYPASS && request->handle.offset <= UINT32_MAX) {
 		uint64_t id = lsm_block_id(request->file_number, request->handle.offset);
 
-		if (lsm_cache_lookup(source->arena, source->cache, id, &block->pin)) {
+		lsm_frame frame;
+
+		assert(lsm_member_slot_of(source->arena, source->member)->depth > 0);
+		if (lsm_cache_lookup(source->arena, source->cache, id, &frame)) {
 			source->cache_hits++;
-			block->pinned = true;
-			block->contents = (aidb_slice){block->pin.data, block->pin.size};
+			*block = (lsm_block){.contents = {frame.data, frame.size}, .cached = true};
 			return AIDB_OK;
 		}
 		source->cache_misses++;

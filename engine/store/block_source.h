@@ -17,6 +17,7 @@ typedef struct lsm_block_source {
 	const aidb_host *host;
 	lsm_file_table *files;
 	const char *directory;
+	uint32_t member;
 	/* counted here, for the caller to add up elsewhere */
 	uint64_t cache_hits;
 	uint64_t cache_misses;
@@ -55,23 +56,16 @@ typedef struct lsm_block_request {
 	lsm_readahead *ahead; /* NULL: none */
 } lsm_block_request;
 
-/* The contents lie in a pinned frame of the cache, or in the memory that came with the request. */
+/* The contents lie in a frame of the cache, or in the memory that came with the request. */
 typedef struct lsm_block {
 	aidb_slice contents;
-	bool pinned;
-	lsm_pin pin;
+	bool cached;
 } lsm_block;
 
-/* `memory` is used, and grown, only when no frame takes the block. Release a block soon: never keep it between
- * calls. */
+/* In an epoch, unless the request bypasses the cache. The contents stay until the next fetch or the end of the epoch.
+ * `memory` is used, and grown, only when no frame takes the block. */
 aidb_status lsm_block_fetch(lsm_block_source *source, const lsm_block_request *request, aidb_buffer *memory,
 							lsm_block *block);
-
-static inline void lsm_block_release(const lsm_block_source *source, const lsm_block *block) {
-	if (block->pinned) {
-		lsm_cache_release(source->arena, source->cache, &block->pin);
-	}
-}
 
 /* AIDB_CORRUPT for a block whose contents are malformed although its checksum is right. */
 aidb_status lsm_block_malformed(const lsm_block_source *source, uint64_t file_number, uint64_t offset,

@@ -5,25 +5,24 @@
  *
  *   bit  31      VALID: holds a block, and may be looked up
  *   bit  30      LOADING: a member is filling it; nobody else touches the word
+ *   bit  29      RETIRED: its block cannot be found any more, and its id is the epoch at which that began
  *   bits 24, 25  usage, what CLOCK counts down
- *   bits 0 to 15 pins
  *
- *   free --reserve--> LOADING, one pin --publish--> VALID, one pin --release, lookup--> VALID, any pins
- *     ^                  |                                                                 |
- *     +-----abandon------+  <-----------------reserve, without pins and usage---------------+
+ *   free --reserve--> LOADING --publish--> VALID --reserve: unused, and no reader left from before--> LOADING
+ *     ^                  |  ^                |
+ *     +-----abandon------+  +----RETIRED <---+ reserve: unused, but readers from before are about
  *
- * Only the member that has a frame LOADING writes its id, size and contents. A lookup that succeeds in adding a pin to
- * a VALID word has stopped the frame from changing, and has acquired what its loader released; comparing the id once
- * more then is final. A pin on the wrong block, taken when the frame was replaced in between, is given back and had no
- * effect but to protect that block for an instant.
+ * Only the member that has a frame LOADING writes its id, size and contents. A member that finds a VALID word inside
+ * its epoch has acquired what the loader released. From then on the frame may be retired but not loaded anew before
+ * the member leaves its epoch (arena.c says why); so comparing the id once more, after the word, is final.
  */
 #define VALID (1u << 31)
 #define LOADING (1u << 30)
+#define RETIRED (1u << 29)
 #define USAGE_ONE (1u << 24)
 #define USAGE_MASK (3u << 24)
-#define PIN_MASK 0xffffu
 #define MAX_USAGE 3u
-#define SWEEP_STEPS ((MAX_USAGE + 1) * LSM_CACHE_WAYS) /* brings any frame without pins from full usage to replaced */
+#define SWEEP_STEPS ((MAX_USAGE + 1) * LSM_CACHE_WAYS) /* brings any frame from full usage to replaced */
 
 #define NO_WAY LSM_CACHE_WAYS
 
@@ -47,17 +46,13 @@ static uint32_t set_number(const lsm_cache *cache, uint64_t id) {
 	return (uint32_t)((id >> 32) * cache->set_count >> 32);
 }
 
-static lsm_pin pin_of(const lsm_arena *arena, const lsm_cache *cache, uint32_t frame, uint32_t size) {
-	return (lsm_pin){.data = lsm_at(arena, cache->frames + frame * FRAME_UNITS), .size = size, .frame = frame};
+static lsm_frame frame_of(const lsm_arena *arena, const lsm_cache *cache, uint32_t number, uint32_t size) {
+	return (lsm_frame){.data = lsm_at(arena, cache->frames + number * FRAME_UNITS), .size = size, .number = number};
 }
 
-static lsm_cache_set *set_of(const lsm_arena *arena, const lsm_cache *cache, const lsm_pin *pin) {
-	assert(pin->frame / LSM_CACHE_WAYS < cache->set_count);
-	return sets_of(arena, cache) + pin->frame / LSM_CACHE_WAYS;
-}
-
-static _Atomic uint32_t *word_of(const lsm_arena *arena, const lsm_cache *cache, const lsm_pin *pin) {
-	return &set_of(arena, cache, pin)->words[pin->frame % LSM_CACHE_WAYS];
+static lsm_cache_set *set_of(const lsm_arena *arena, const lsm_cache *cache, const lsm_frame *frame) {
+	assert(frame->number / LSM_CACHE_WAYS < cache->set_count);
+	return sets_of(arena, cache) + frame->number / LSM_CACHE_WAYS;
 }
 
 static uint64_t sets_bytes(uint32_t set_count) {
@@ -78,41 +73,30 @@ void lsm_cache_init(const lsm_arena *arena, lsm_cache *cache, lsm_ref begin, uin
 
 /* ---- Lookup -------------------------------------------------------------------------------------------- */
 
-static void unpin(_Atomic uint32_t *word) {
-	uint32_t before = atomic_fetch_sub_explicit(word, 1, memory_order_release);
+/* Whether the frame is valid; if so, adds to its usage, unless another member changes the word just now. */
+static bool use_valid(_Atomic uint32_t *word) {
+	uint32_t seen = atomic_load_explicit(word, memory_order_acquire);
 
-	assert((before & PIN_MASK) != 0);
-	(void)before;
-}
-
-/* Adds a pin, and to the usage, as long as the frame is valid. */
-static bool pin_valid(_Atomic uint32_t *word) {
-	uint32_t seen = atomic_load_explicit(word, memory_order_relaxed);
-
-	while ((seen & VALID) != 0) {
-		uint32_t wanted = seen + 1 + ((seen & USAGE_MASK) != USAGE_MASK ? USAGE_ONE : 0);
-
-		assert((seen & PIN_MASK) != PIN_MASK);
-		if (atomic_compare_exchange_weak_explicit(word, &seen, wanted, memory_order_acquire, memory_order_relaxed)) {
-			return true;
-		}
+	if ((seen & VALID) == 0) {
+		return false;
 	}
-	return false;
+	if ((seen & USAGE_MASK) != USAGE_MASK) {
+		(void)atomic_compare_exchange_strong_explicit(word, &seen, seen + USAGE_ONE, memory_order_relaxed,
+													  memory_order_relaxed);
+	}
+	return true;
 }
 
-bool lsm_cache_lookup(const lsm_arena *arena, const lsm_cache *cache, uint64_t id, lsm_pin *pin) {
+bool lsm_cache_lookup(const lsm_arena *arena, const lsm_cache *cache, uint64_t id, lsm_frame *frame) {
 	uint32_t number = set_number(cache, id);
 	lsm_cache_set *set = sets_of(arena, cache) + number;
 
 	for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
-		if (atomic_load_explicit(&set->ids[way], memory_order_relaxed) != id || !pin_valid(&set->words[way])) {
-			continue;
-		}
-		if (atomic_load_explicit(&set->ids[way], memory_order_relaxed) == id) {
-			*pin = pin_of(arena, cache, number * LSM_CACHE_WAYS + way, set->sizes[way]);
+		if (atomic_load_explicit(&set->ids[way], memory_order_relaxed) == id && use_valid(&set->words[way]) &&
+			atomic_load_explicit(&set->ids[way], memory_order_relaxed) == id) {
+			*frame = frame_of(arena, cache, number * LSM_CACHE_WAYS + way, set->sizes[way]);
 			return true;
 		}
-		unpin(&set->words[way]);
 	}
 	return false;
 }
@@ -130,8 +114,7 @@ static bool is_present(const lsm_cache_set *set, uint64_t id, unsigned but) {
 	return false;
 }
 
-/* Takes the frame if its word is still `seen`. Acquires what the last readers of the old contents released, so that
- * they are done before the new contents are written. */
+/* Takes the frame if its word is still `seen`. */
 static bool take(_Atomic uint32_t *word, uint32_t seen, uint32_t taken) {
 	return atomic_compare_exchange_strong_explicit(word, &seen, taken, memory_order_acquire, memory_order_relaxed);
 }
@@ -145,8 +128,8 @@ static unsigned take_free(lsm_cache_set *set, uint32_t taken) {
 	return NO_WAY;
 }
 
-/* CLOCK: passes over frames in use, counts down the usage of the others, and takes the first that has none left. The
- * hand is a hint; members that move it at the same time lose nothing but fairness. */
+/* CLOCK: counts down the usage of frames, and takes the first that has none left. The hand is a hint; members that
+ * move it at the same time lose nothing but fairness. */
 static unsigned take_unused(lsm_cache_set *set, uint32_t taken) {
 	uint32_t hand = atomic_load_explicit(&set->hand, memory_order_relaxed);
 	unsigned taken_way = NO_WAY;
@@ -155,7 +138,7 @@ static unsigned take_unused(lsm_cache_set *set, uint32_t taken) {
 		unsigned way = hand++ & (LSM_CACHE_WAYS - 1);
 		uint32_t seen = atomic_load_explicit(&set->words[way], memory_order_relaxed);
 
-		if ((seen & (LOADING | PIN_MASK)) != 0) {
+		if ((seen & VALID) == 0) {
 			continue;
 		}
 		if ((seen & USAGE_MASK) != 0) {
@@ -167,6 +150,60 @@ static unsigned take_unused(lsm_cache_set *set, uint32_t taken) {
 	}
 	atomic_store_explicit(&set->hand, hand, memory_order_relaxed);
 	return taken_way;
+}
+
+/* Leaves a frame that was taken to whoever comes after the readers of `epoch`. */
+static void leave_retired(lsm_cache_set *set, unsigned way, uint64_t epoch) {
+	atomic_store_explicit(&set->ids[way], epoch, memory_order_relaxed);
+	atomic_store_explicit(&set->words[way], RETIRED, memory_order_release);
+}
+
+/* Takes a retired frame whose readers are gone. *waiting: there are some whose readers are not. */
+static unsigned take_retired(const lsm_arena *arena, lsm_cache_set *set, uint32_t member, uint32_t taken,
+							 bool *waiting) {
+	*waiting = false;
+	for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
+		uint64_t epoch;
+
+		if (atomic_load_explicit(&set->words[way], memory_order_relaxed) != RETIRED ||
+			!take(&set->words[way], RETIRED, taken)) {
+			continue;
+		}
+		epoch = atomic_load_explicit(&set->ids[way], memory_order_relaxed);
+		if (lsm_epoch_passed(arena, member, epoch)) {
+			return way;
+		}
+		leave_retired(set, way, epoch);
+		*waiting = true;
+	}
+	return NO_WAY;
+}
+
+/*
+ * Takes a frame whose old contents nobody reads any more. When other members are reading, the frame found unused is not
+ * to be had at once: then one frame of the set is always kept retired ahead, and its readers are gone by the time the
+ * next is wanted. It is only one, so that a member that stays in its epoch does not empty the cache.
+ */
+static unsigned take_frame(const lsm_arena *arena, lsm_cache_set *set, uint32_t member, uint32_t taken) {
+	unsigned way = take_free(set, taken);
+	bool waiting;
+	unsigned unused;
+	uint64_t epoch;
+
+	if (way != NO_WAY) {
+		return way;
+	}
+	way = take_retired(arena, set, member, taken, &waiting);
+	unused = waiting ? NO_WAY : take_unused(set, taken);
+	if (unused == NO_WAY) {
+		return way;
+	}
+	epoch = lsm_epoch_retire(arena);
+	if (way == NO_WAY && lsm_epoch_passed(arena, member, epoch)) {
+		return unused;
+	}
+	leave_retired(set, unused, epoch);
+	return way;
 }
 
 static uint32_t usage_of(lsm_cache_priority priority) {
@@ -192,21 +229,17 @@ static void give_back(lsm_cache_set *set, unsigned way) {
  * other and gives up. Both may, and then each reads the block into memory of its own, once. A block is therefore never
  * in two frames that can be looked up.
  */
-bool lsm_cache_reserve(const lsm_arena *arena, const lsm_cache *cache, uint64_t id, lsm_cache_priority priority,
-					   lsm_pin *pin) {
+bool lsm_cache_reserve(const lsm_arena *arena, const lsm_cache *cache, uint32_t member, uint64_t id,
+					   lsm_cache_priority priority, lsm_frame *frame) {
 	uint32_t number = set_number(cache, id);
 	lsm_cache_set *set = sets_of(arena, cache) + number;
-	uint32_t taken = LOADING | usage_of(priority) | 1;
 	unsigned way;
 
 	assert(id != 0);
 	if (is_present(set, id, NO_WAY)) {
 		return false;
 	}
-	way = take_free(set, taken);
-	if (way == NO_WAY) {
-		way = take_unused(set, taken);
-	}
+	way = take_frame(arena, set, member, LOADING | usage_of(priority));
 	if (way == NO_WAY) {
 		return false;
 	}
@@ -215,37 +248,35 @@ bool lsm_cache_reserve(const lsm_arena *arena, const lsm_cache *cache, uint64_t 
 		give_back(set, way);
 		return false;
 	}
-	*pin = pin_of(arena, cache, number * LSM_CACHE_WAYS + way, 0);
+	*frame = frame_of(arena, cache, number * LSM_CACHE_WAYS + way, 0);
 	return true;
 }
 
-void lsm_cache_publish(const lsm_arena *arena, const lsm_cache *cache, const lsm_pin *pin) {
-	lsm_cache_set *set = set_of(arena, cache, pin);
-	unsigned way = pin->frame % LSM_CACHE_WAYS;
+void lsm_cache_publish(const lsm_arena *arena, const lsm_cache *cache, const lsm_frame *frame) {
+	lsm_cache_set *set = set_of(arena, cache, frame);
+	unsigned way = frame->number % LSM_CACHE_WAYS;
 	uint32_t word = atomic_load_explicit(&set->words[way], memory_order_relaxed);
 
-	assert((word & LOADING) != 0 && pin->size <= LSM_BLOCK_BYTES);
-	set->sizes[way] = (uint16_t)pin->size;
+	assert((word & LOADING) != 0 && frame->size <= LSM_BLOCK_BYTES);
+	set->sizes[way] = (uint16_t)frame->size;
 	atomic_store_explicit(&set->words[way], (word & ~LOADING) | VALID, memory_order_release);
 }
 
-void lsm_cache_abandon(const lsm_arena *arena, const lsm_cache *cache, const lsm_pin *pin) {
-	assert((atomic_load_explicit(word_of(arena, cache, pin), memory_order_relaxed) & LOADING) != 0);
-	give_back(set_of(arena, cache, pin), pin->frame % LSM_CACHE_WAYS);
+void lsm_cache_abandon(const lsm_arena *arena, const lsm_cache *cache, const lsm_frame *frame) {
+	lsm_cache_set *set = set_of(arena, cache, frame);
+
+	assert((atomic_load_explicit(&set->words[frame->number % LSM_CACHE_WAYS], memory_order_relaxed) & LOADING) != 0);
+	give_back(set, frame->number % LSM_CACHE_WAYS);
 }
 
-void lsm_cache_release(const lsm_arena *arena, const lsm_cache *cache, const lsm_pin *pin) {
-	unpin(word_of(arena, cache, pin));
-}
-
-uint32_t lsm_cache_pinned(const lsm_arena *arena, const lsm_cache *cache) {
+uint32_t lsm_cache_loading(const lsm_arena *arena, const lsm_cache *cache) {
 	const lsm_cache_set *sets = sets_of(arena, cache);
-	uint32_t pinned = 0;
+	uint32_t loading = 0;
 
 	for (uint32_t number = 0; number < cache->set_count; number++) {
 		for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
-			pinned += (atomic_load_explicit(&sets[number].words[way], memory_order_relaxed) & PIN_MASK) != 0;
+			loading += (atomic_load_explicit(&sets[number].words[way], memory_order_relaxed) & LOADING) != 0;
 		}
 	}
-	return pinned;
+	return loading;
 }

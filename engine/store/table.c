@@ -51,7 +51,6 @@ static aidb_status search_node(lsm_block_source *source, const lsm_table *table,
 		way->passed_same_key = lsm_equal(cursor.entry.key, key);
 		way->passed = lsm_sequence_of(cursor.entry.trailer);
 	}
-	lsm_block_release(source, &block);
 	return rc;
 }
 
@@ -66,7 +65,6 @@ static aidb_status check_filter(lsm_block_source *source, const lsm_table *table
 		*may_contain = lsm_filter_may_contain(block.contents, hash);
 		source->filter_checks++;
 		source->filter_skips += !*may_contain;
-		lsm_block_release(source, &block);
 	}
 	return rc;
 }
@@ -115,7 +113,6 @@ static aidb_status offer_block(lsm_block_source *source, const lsm_table *table,
 	if (cursor.corrupt) {
 		rc = malformed(source, table, way->child);
 	}
-	lsm_block_release(source, &block);
 	return rc;
 }
 
@@ -179,7 +176,6 @@ aidb_status lsm_table_count(lsm_block_source *source, const lsm_table *table, ls
 	if (cursor.corrupt) {
 		rc = malformed(source, table, handle);
 	}
-	lsm_block_release(source, &block);
 	aidb_buffer_free(&memory);
 	return rc;
 }
@@ -188,7 +184,7 @@ aidb_status lsm_table_count(lsm_block_source *source, const lsm_table *table, ls
 
 /*
  * The position in one index node. After a seek the block cursor's contents may have been a frame that is long
- * released; before the cursor moves, the node is fetched again into `memory` and the cursor put onto that: offsets
+ * replaced; before the cursor moves, the node is fetched again into `memory` and the cursor put onto that: offsets
  * are the same in every copy. A seek that ends in its first data block so copies no index node.
  */
 typedef struct index_position {
@@ -256,9 +252,8 @@ static aidb_status fetch_copy(table_cursor *cursor, const lsm_block_request *req
 	lsm_block block;
 	aidb_status rc = lsm_block_fetch(cursor->source, request, memory, &block);
 
-	if (rc == AIDB_OK && block.pinned) {
+	if (rc == AIDB_OK && block.cached) {
 		rc = aidb_buffer_set(memory, block.contents);
-		lsm_block_release(cursor->source, &block);
 	}
 	return rc;
 }
@@ -297,7 +292,7 @@ static bool enter_node(table_cursor *cursor, uint32_t level, lsm_handle node, co
 		return false;
 	}
 	position->node = node;
-	position->loaded = !block.pinned;
+	position->loaded = !block.cached;
 	lsm_block_cursor_open(&position->cursor, block.contents);
 	if (key != NULL) {
 		lsm_block_cursor_seek(&position->cursor, *key, trailer);
@@ -305,7 +300,6 @@ static bool enter_node(table_cursor *cursor, uint32_t level, lsm_handle node, co
 		seek_edge(&position->cursor, end);
 	}
 	inside = read_child(cursor, position, level);
-	lsm_block_release(cursor->source, &block);
 	if (!inside && key == NULL && cursor->base.status == AIDB_OK) {
 		fail(cursor, malformed(cursor->source, &cursor->table, node)); /* no node is empty */
 	}

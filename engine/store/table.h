@@ -1,9 +1,9 @@
 /*
  * table.h: reading one SSTable, and a level of them.
  *
- * The point lookup goes from the root through filter and leaf to the data block, holding one pinned block at a time.
+ * The point lookup goes from the root through filter and leaf to the data block, holding one block at a time.
  * The cursors keep a private copy of the data block they stand in, and remember their way through the index, so that
- * between calls they hold no pin, no epoch and no file.
+ * between calls they hold no block, no epoch and no file.
  */
 #ifndef LSM_TABLE_H
 #define LSM_TABLE_H

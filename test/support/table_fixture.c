@@ -287,11 +287,12 @@ void table_fixture_create(table_fixture *fixture, uint32_t cache_sets) {
 										 .cache = &fixture->cache,
 										 .host = &fixture->host,
 										 .files = fixture->files,
-										 .directory = fixture->directory};
+										 .directory = fixture->directory,
+										 .member = fixture_member(&fixture->arena)};
 }
 
 void table_fixture_destroy(table_fixture *fixture) {
-	assert_int_equal(lsm_cache_pinned(&fixture->arena.arena, &fixture->cache), 0);
+	assert_int_equal(lsm_cache_loading(&fixture->arena.arena, &fixture->cache), 0);
 	lsm_file_table_destroy(fixture->files);
 	directory_remove(fixture->directory);
 	fixture_destroy(&fixture->arena);

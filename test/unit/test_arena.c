@@ -69,6 +69,26 @@ static void test_enter_and_leave_nest(void **state) {
 	assert_true(lsm_epoch_safe(arena) > tag);
 }
 
+static void test_ones_own_epoch_is_passed_unless_nested(void **state) {
+	const lsm_arena *arena = &((arena_fixture *)*state)->arena;
+	uint64_t tag;
+
+	lsm_epoch_enter(arena, 0);
+	tag = lsm_epoch_retire(arena);
+	assert_true(lsm_epoch_passed(arena, 0, tag));
+	assert_false(lsm_epoch_passed(arena, 1, tag));
+	lsm_epoch_enter(arena, 1); /* came after */
+	assert_true(lsm_epoch_passed(arena, 0, tag));
+	lsm_epoch_enter(arena, 0);
+	assert_false(lsm_epoch_passed(arena, 0, tag));
+	lsm_epoch_leave(arena, 0);
+	tag = lsm_epoch_retire(arena);
+	assert_false(lsm_epoch_passed(arena, 0, tag));
+	lsm_epoch_leave(arena, 1);
+	assert_true(lsm_epoch_passed(arena, 0, tag));
+	lsm_epoch_leave(arena, 0);
+}
+
 static void test_leaving_is_told_when_wanted(void **state) {
 	const lsm_arena *arena = &((arena_fixture *)*state)->arena;
 	uint32_t ticket = lsm_event_prepare(&arena->epochs->left);
@@ -226,6 +246,7 @@ int main(void) {
 		CASE(test_references),
 		CASE(test_readers_hold_epochs),
 		CASE(test_enter_and_leave_nest),
+		CASE(test_ones_own_epoch_is_passed_unless_nested),
 		CASE(test_leaving_is_told_when_wanted),
 		CASE(test_nothing_is_reused_under_many_readers),
 		CASE(test_nothing_is_reused_under_one_reader),

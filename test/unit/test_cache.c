@@ -8,6 +8,8 @@
 #include "arena_fixture.h"
 #include "store/cache.h"
 
+#define ME 0u /* the member of the tests with a single thread, and of one that reads meanwhile */
+#define OTHER 1u
 #define SETS 4u
 #define FRAMES (SETS * LSM_CACHE_WAYS)
 #define WORKERS 8u
@@ -41,19 +43,19 @@ static uint32_t size_of_block(uint64_t id) {
 	return 8 * (1 + (uint32_t)(id * 2654435761u >> 16) % (LSM_BLOCK_BYTES / 8));
 }
 
-static void fill_block(uint64_t id, lsm_pin *pin) {
-	pin->size = size_of_block(id);
-	for (uint32_t at = 0; at < pin->size; at += 8) {
-		lsm_put_u64(pin->data + at, id ^ at);
+static void fill_block(uint64_t id, lsm_frame *frame) {
+	frame->size = size_of_block(id);
+	for (uint32_t at = 0; at < frame->size; at += 8) {
+		lsm_put_u64(frame->data + at, id ^ at);
 	}
 }
 
-static bool is_block(uint64_t id, const lsm_pin *pin) {
-	if (pin->size != size_of_block(id)) {
+static bool is_block(uint64_t id, const lsm_frame *frame) {
+	if (frame->size != size_of_block(id)) {
 		return false;
 	}
-	for (uint32_t at = 0; at < pin->size; at += 8) {
-		if (lsm_get_u64(pin->data + at) != (id ^ at)) {
+	for (uint32_t at = 0; at < frame->size; at += 8) {
+		if (lsm_get_u64(frame->data + at) != (id ^ at)) {
 			return false;
 		}
 	}
@@ -65,25 +67,23 @@ static uint64_t id_of(uint64_t number) {
 }
 
 static bool load(const lsm_arena *arena, uint64_t id, lsm_cache_priority priority) {
-	lsm_pin pin;
+	lsm_frame frame;
 
-	if (!lsm_cache_reserve(arena, cache, id, priority, &pin)) {
+	if (!lsm_cache_reserve(arena, cache, ME, id, priority, &frame)) {
 		return false;
 	}
-	fill_block(id, &pin);
-	lsm_cache_publish(arena, cache, &pin);
-	lsm_cache_release(arena, cache, &pin);
+	fill_block(id, &frame);
+	lsm_cache_publish(arena, cache, &frame);
 	return true;
 }
 
 static bool is_cached(const lsm_arena *arena, uint64_t id) {
-	lsm_pin pin;
+	lsm_frame frame;
 
-	if (!lsm_cache_lookup(arena, cache, id, &pin)) {
+	if (!lsm_cache_lookup(arena, cache, id, &frame)) {
 		return false;
 	}
-	assert_true(is_block(id, &pin));
-	lsm_cache_release(arena, cache, &pin);
+	assert_true(is_block(id, &frame));
 	return true;
 }
 
@@ -93,12 +93,12 @@ static uint64_t next_of_one_set(const lsm_arena *arena, uint64_t *number) {
 
 	for (;;) {
 		uint64_t id = id_of((*number)++);
-		lsm_pin pin;
+		lsm_frame frame;
 
-		if (lsm_cache_reserve(arena, cache, id, LSM_CACHE_LOW, &pin)) {
-			lsm_cache_abandon(arena, cache, &pin);
-			if (pin.frame / LSM_CACHE_WAYS == 0) {
-				assert_true(atomic_load(&set->words[pin.frame]) == 0);
+		if (lsm_cache_reserve(arena, cache, ME, id, LSM_CACHE_LOW, &frame)) {
+			lsm_cache_abandon(arena, cache, &frame);
+			if (frame.number / LSM_CACHE_WAYS == 0) {
+				assert_true(atomic_load(&set->words[frame.number]) == 0);
 				return id;
 			}
 		}
@@ -109,81 +109,103 @@ static uint64_t next_of_one_set(const lsm_arena *arena, uint64_t *number) {
 
 static void test_layout(void **state) {
 	const lsm_arena *arena = &((arena_fixture *)*state)->arena;
-	lsm_pin pin;
+	lsm_frame frame;
 
 	assert_int_equal((uint64_t)cache->frames * LSM_REF_UNIT % 4096, 0);
 	assert_int_equal(((uint64_t)cache->frames - cache->sets) * LSM_REF_UNIT + (uint64_t)FRAMES * LSM_BLOCK_BYTES,
 					 lsm_cache_bytes(SETS));
-	assert_true(lsm_cache_reserve(arena, cache, 42, LSM_CACHE_NORMAL, &pin));
-	assert_int_equal((pin.data - arena->base) % 4096, 0);
-	assert_ptr_equal(pin.data, (uint8_t *)lsm_at(arena, cache->frames) + (size_t)pin.frame * LSM_BLOCK_BYTES);
-	assert_true(pin.frame < FRAMES);
-	lsm_cache_abandon(arena, cache, &pin);
+	assert_true(lsm_cache_reserve(arena, cache, ME, 42, LSM_CACHE_NORMAL, &frame));
+	assert_int_equal((frame.data - arena->base) % 4096, 0);
+	assert_ptr_equal(frame.data, (uint8_t *)lsm_at(arena, cache->frames) + (size_t)frame.number * LSM_BLOCK_BYTES);
+	assert_true(frame.number < FRAMES);
+	lsm_cache_abandon(arena, cache, &frame);
 }
 
 static void test_block_is_seen_from_publishing_on(void **state) {
 	const lsm_arena *arena = &((arena_fixture *)*state)->arena;
 	uint64_t id = id_of(1);
-	lsm_pin loading;
-	lsm_pin pin;
+	lsm_frame loading;
+	lsm_frame frame;
 
-	assert_false(lsm_cache_lookup(arena, cache, id, &pin));
-	assert_true(lsm_cache_reserve(arena, cache, id, LSM_CACHE_NORMAL, &loading));
-	assert_int_equal(lsm_cache_pinned(arena, cache), 1);
-	assert_false(lsm_cache_lookup(arena, cache, id, &pin));
-	assert_false(lsm_cache_reserve(arena, cache, id, LSM_CACHE_NORMAL, &pin));
+	assert_false(lsm_cache_lookup(arena, cache, id, &frame));
+	assert_true(lsm_cache_reserve(arena, cache, ME, id, LSM_CACHE_NORMAL, &loading));
+	assert_int_equal(lsm_cache_loading(arena, cache), 1);
+	assert_false(lsm_cache_lookup(arena, cache, id, &frame));
+	assert_false(lsm_cache_reserve(arena, cache, ME, id, LSM_CACHE_NORMAL, &frame));
 	fill_block(id, &loading);
 	lsm_cache_publish(arena, cache, &loading);
 	assert_true(is_cached(arena, id));
-	assert_false(lsm_cache_reserve(arena, cache, id, LSM_CACHE_NORMAL, &pin));
-	assert_int_equal(lsm_cache_pinned(arena, cache), 1);
-	lsm_cache_release(arena, cache, &loading);
-	assert_int_equal(lsm_cache_pinned(arena, cache), 0);
+	assert_false(lsm_cache_reserve(arena, cache, ME, id, LSM_CACHE_NORMAL, &frame));
+	assert_int_equal(lsm_cache_loading(arena, cache), 0);
 	assert_true(is_cached(arena, id));
 }
 
 static void test_abandoned_frame_is_free(void **state) {
 	const lsm_arena *arena = &((arena_fixture *)*state)->arena;
 	uint64_t id = id_of(1);
-	lsm_pin pin;
+	lsm_frame frame;
 
-	assert_true(lsm_cache_reserve(arena, cache, id, LSM_CACHE_HIGH, &pin));
-	lsm_cache_abandon(arena, cache, &pin);
-	assert_int_equal(lsm_cache_pinned(arena, cache), 0);
-	assert_false(lsm_cache_lookup(arena, cache, id, &pin));
+	assert_true(lsm_cache_reserve(arena, cache, ME, id, LSM_CACHE_HIGH, &frame));
+	lsm_cache_abandon(arena, cache, &frame);
+	assert_int_equal(lsm_cache_loading(arena, cache), 0);
+	assert_false(lsm_cache_lookup(arena, cache, id, &frame));
 	assert_true(load(arena, id, LSM_CACHE_HIGH));
 	assert_true(is_cached(arena, id));
 }
 
-static void test_pinned_blocks_stay(void **state) {
+/* While another member reads, a set gives up one block ahead, and no more; and the member keeps what it has found. */
+static void test_blocks_stay_for_who_may_have_found_them(void **state) {
 	const lsm_arena *arena = &((arena_fixture *)*state)->arena;
 	uint64_t number = 1;
 	uint64_t ids[LSM_CACHE_WAYS + 1];
-	lsm_pin pins[LSM_CACHE_WAYS];
-	lsm_pin pin;
+	lsm_frame found[LSM_CACHE_WAYS];
+	lsm_frame frame;
+	unsigned left = 0;
 
 	for (unsigned i = 0; i <= LSM_CACHE_WAYS; i++) {
 		ids[i] = next_of_one_set(arena, &number);
 	}
 	for (unsigned i = 0; i < LSM_CACHE_WAYS; i++) {
-		assert_true(lsm_cache_reserve(arena, cache, ids[i], LSM_CACHE_LOW, &pins[i]));
-		fill_block(ids[i], &pins[i]);
-		lsm_cache_publish(arena, cache, &pins[i]);
+		assert_true(load(arena, ids[i], LSM_CACHE_LOW));
 	}
-	assert_false(lsm_cache_reserve(arena, cache, ids[LSM_CACHE_WAYS], LSM_CACHE_HIGH, &pin));
+	lsm_epoch_enter(arena, OTHER);
 	for (unsigned i = 0; i < LSM_CACHE_WAYS; i++) {
-		assert_true(is_block(ids[i], &pins[i]));
+		assert_true(lsm_cache_lookup(arena, cache, ids[i], &found[i]));
 	}
-	lsm_cache_release(arena, cache, &pins[5]);
+	for (unsigned i = 0; i < 5; i++) {
+		assert_false(lsm_cache_reserve(arena, cache, ME, ids[LSM_CACHE_WAYS], LSM_CACHE_HIGH, &frame));
+	}
+	for (unsigned i = 0; i < LSM_CACHE_WAYS; i++) {
+		assert_true(is_block(ids[i], &found[i]));
+		left += is_cached(arena, ids[i]);
+	}
+	assert_int_equal(left, LSM_CACHE_WAYS - 1);
+	lsm_epoch_leave(arena, OTHER);
 	assert_true(load(arena, ids[LSM_CACHE_WAYS], LSM_CACHE_LOW));
-	assert_false(is_cached(arena, ids[5]));
-	for (unsigned i = 0; i < LSM_CACHE_WAYS; i++) {
-		if (i != 5) {
-			lsm_cache_release(arena, cache, &pins[i]);
-			assert_true(is_cached(arena, ids[i]));
-		}
+	assert_true(is_cached(arena, ids[LSM_CACHE_WAYS]));
+	assert_int_equal(lsm_cache_loading(arena, cache), 0);
+}
+
+/* Only the blocks of others stop it, so that a lonely reader loads at once; unless its own calls are nested. */
+static void test_ones_own_epoch_stops_no_replacement(void **state) {
+	const lsm_arena *arena = &((arena_fixture *)*state)->arena;
+	uint64_t number = 1;
+	uint64_t ids[3 * LSM_CACHE_WAYS];
+	lsm_frame frame;
+
+	for (unsigned i = 0; i < 3 * LSM_CACHE_WAYS; i++) {
+		ids[i] = next_of_one_set(arena, &number);
 	}
-	assert_int_equal(lsm_cache_pinned(arena, cache), 0);
+	lsm_epoch_enter(arena, ME);
+	for (unsigned i = 0; i < 2 * LSM_CACHE_WAYS; i++) {
+		assert_true(load(arena, ids[i], LSM_CACHE_LOW));
+	}
+	lsm_epoch_enter(arena, ME);
+	for (unsigned i = 2 * LSM_CACHE_WAYS; i < 3 * LSM_CACHE_WAYS; i++) {
+		assert_false(lsm_cache_reserve(arena, cache, ME, ids[i], LSM_CACHE_LOW, &frame));
+	}
+	lsm_epoch_leave(arena, ME);
+	lsm_epoch_leave(arena, ME);
 }
 
 /* Loads a set full of blocks of one priority each, then others of low priority, and says how many are left. */
@@ -255,30 +277,30 @@ static void expect_no_duplicates(arena_fixture *fixture) {
 	}
 }
 
-static void use_block(arena_fixture *fixture, uint64_t id, uint64_t *random) {
+static void use_block(arena_fixture *fixture, uint64_t id, uint32_t member, uint64_t *random) {
 	const lsm_arena *arena = &fixture->arena;
 	_Atomic uint32_t *words = fixture->shared->words;
-	lsm_pin pin;
+	lsm_frame frame;
 
-	if (lsm_cache_lookup(arena, cache, id, &pin)) {
+	if (lsm_cache_lookup(arena, cache, id, &frame)) {
 		atomic_fetch_add_explicit(&words[HITS], 1, memory_order_relaxed);
-	} else if (lsm_cache_reserve(arena, cache, id, (lsm_cache_priority)(fixture_random(random) % 3), &pin)) {
-		memset(pin.data, 0xee, 64); /* a reader of the block that was here before would see it */
+	} else if (lsm_cache_reserve(arena, cache, member, id, (lsm_cache_priority)(fixture_random(random) % 3), &frame)) {
+		memset(frame.data, 0xee, 64); /* a reader of the block that was here before would see it */
 		if (fixture_random(random) % 16 == 0) {
-			lsm_cache_abandon(arena, cache, &pin);
+			lsm_cache_abandon(arena, cache, &frame);
 			return;
 		}
-		fill_block(id, &pin);
-		lsm_cache_publish(arena, cache, &pin);
+		fill_block(id, &frame);
+		lsm_cache_publish(arena, cache, &frame);
 		atomic_fetch_add_explicit(&words[LOADS], 1, memory_order_relaxed);
 	} else {
 		return;
 	}
-	EXPECT(fixture, is_block(id, &pin));
-	lsm_cache_release(arena, cache, &pin);
+	EXPECT(fixture, is_block(id, &frame));
 }
 
 static void use_blocks(arena_fixture *fixture, unsigned number, void *argument) {
+	uint32_t member = fixture_member(fixture);
 	uint64_t random = fixture_seed() + number;
 
 	(void)argument;
@@ -286,13 +308,15 @@ static void use_blocks(arena_fixture *fixture, unsigned number, void *argument) 
 		/* Some blocks are wanted by everybody, so that members meet. */
 		uint64_t block = fixture_random(&random) % (i % 4 == 0 ? 8 : BLOCKS);
 
-		use_block(fixture, id_of(block), &random);
+		lsm_epoch_enter(&fixture->arena, member);
+		use_block(fixture, id_of(block), member, &random);
+		lsm_epoch_leave(&fixture->arena, member);
 	}
 }
 
 static void expect_sound(arena_fixture *fixture) {
 	expect_no_duplicates(fixture);
-	assert_int_equal(lsm_cache_pinned(&fixture->arena, cache), 0);
+	assert_int_equal(lsm_cache_loading(&fixture->arena, cache), 0);
 	assert_true(atomic_load(&fixture->shared->words[HITS]) > 0);
 	assert_true(atomic_load(&fixture->shared->words[LOADS]) > 0);
 	assert_int_equal(fixture_failures(fixture), 0);
@@ -308,19 +332,20 @@ static void test_processes_never_meet_a_wrong_block(void **state) {
 	expect_sound(*state);
 }
 
-/* Another frame that can be looked up holds the block on which the caller has a pin. */
-static bool has_duplicate(const lsm_arena *arena, uint64_t id, const lsm_pin *pin) {
-	const lsm_cache_set *set = (const lsm_cache_set *)lsm_at(arena, cache->sets) + pin->frame / LSM_CACHE_WAYS;
+/* Besides the frame in which the caller has found the block, another that can be looked up holds it. (Replaced in the
+ * meantime, it may rightly have come into another.) */
+static bool has_duplicate(const lsm_arena *arena, uint64_t id, const lsm_frame *frame) {
+	const lsm_cache_set *set = (const lsm_cache_set *)lsm_at(arena, cache->sets) + frame->number / LSM_CACHE_WAYS;
 
 	for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
 		bool valid;
 
-		if (way == pin->frame % LSM_CACHE_WAYS || atomic_load(&set->ids[way]) != id) {
+		if (way == frame->number % LSM_CACHE_WAYS || atomic_load(&set->ids[way]) != id) {
 			continue;
 		}
 		valid = atomic_load(&set->words[way]) >> 31 != 0;
 		if (valid && atomic_load(&set->ids[way]) == id) {
-			return true;
+			return atomic_load(&set->words[frame->number % LSM_CACHE_WAYS]) >> 31 != 0;
 		}
 	}
 	return false;
@@ -330,24 +355,28 @@ static bool has_duplicate(const lsm_arena *arena, uint64_t id, const lsm_pin *pi
  * is all there is. */
 static void race(arena_fixture *fixture, unsigned number, void *argument) {
 	const lsm_arena *arena = &fixture->arena;
+	uint32_t member = fixture_member(fixture);
 	uint64_t random = fixture_seed() + number;
 
 	(void)argument;
 	for (unsigned i = 0; i < RACE_ROUNDS; i++) {
 		uint64_t id = 1 + fixture_random(&random) % RACE_BLOCKS;
-		lsm_pin pin;
+		lsm_frame frame;
+		bool found;
 
-		if (!lsm_cache_lookup(arena, cache, id, &pin)) {
-			if (!lsm_cache_reserve(arena, cache, id, LSM_CACHE_LOW, &pin)) {
-				continue;
-			}
-			pin.size = 8;
-			lsm_put_u64(pin.data, id);
-			lsm_cache_publish(arena, cache, &pin);
+		lsm_epoch_enter(arena, member);
+		found = lsm_cache_lookup(arena, cache, id, &frame);
+		if (!found && lsm_cache_reserve(arena, cache, member, id, LSM_CACHE_LOW, &frame)) {
+			frame.size = 8;
+			lsm_put_u64(frame.data, id);
+			lsm_cache_publish(arena, cache, &frame);
+			found = true;
 		}
-		EXPECT(fixture, pin.size == 8 && lsm_get_u64(pin.data) == id);
-		EXPECT(fixture, !has_duplicate(arena, id, &pin));
-		lsm_cache_release(arena, cache, &pin);
+		if (found) {
+			EXPECT(fixture, !has_duplicate(arena, id, &frame));
+			EXPECT(fixture, frame.size == 8 && lsm_get_u64(frame.data) == id);
+		}
+		lsm_epoch_leave(arena, member);
 	}
 }
 
@@ -357,7 +386,7 @@ static void test_members_race_for_frames(void **state) {
 	lsm_cache_init(&fixture->arena, cache, cache->sets, 1);
 	fixture_run_threads(fixture, WORKERS, race, NULL);
 	fixture_run_processes(fixture, WORKERS, race, NULL);
-	assert_int_equal(lsm_cache_pinned(&fixture->arena, cache), 0);
+	assert_int_equal(lsm_cache_loading(&fixture->arena, cache), 0);
 	assert_int_equal(fixture_failures(fixture), 0);
 }
 
@@ -368,7 +397,8 @@ int main(void) {
 		CASE(test_layout),
 		CASE(test_block_is_seen_from_publishing_on),
 		CASE(test_abandoned_frame_is_free),
-		CASE(test_pinned_blocks_stay),
+		CASE(test_blocks_stay_for_who_may_have_found_them),
+		CASE(test_ones_own_epoch_stops_no_replacement),
 		CASE(test_priority_decides_who_stays),
 		CASE(test_use_keeps_a_block),
 		CASE(test_threads_never_meet_a_wrong_block),

@@ -266,7 +266,7 @@ static void test_sees_one_moment(void **state) {
 static void assert_holds_nothing(void) {
 	lsm_shared *shared = db->shared;
 
-	assert_int_equal(lsm_cache_pinned(&db->arena, &shared->cache), 0);
+	assert_int_equal(lsm_cache_loading(&db->arena, &shared->cache), 0);
 	assert_int_equal(lsm_epoch_safe(&db->arena), atomic_load(&shared->epochs.current));
 }
 

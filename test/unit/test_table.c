@@ -23,16 +23,27 @@ static const lsm_table_reading readings[] = {
 };
 #define READINGS (sizeof(readings) / sizeof(readings[0]))
 
+/* Tables are read inside an epoch. */
+static void begin_reading(table_fixture *fixture, uint32_t cache_sets) {
+	table_fixture_create(fixture, cache_sets);
+	lsm_epoch_enter(&fixture->arena.arena, fixture->source.member);
+}
+
+static void end_reading(table_fixture *fixture) {
+	lsm_epoch_leave(&fixture->arena.arena, fixture->source.member);
+	table_fixture_destroy(fixture);
+}
+
 static int set_up(void **state) {
 	static table_fixture fixture;
 
-	table_fixture_create(&fixture, CACHE_SETS);
+	begin_reading(&fixture, CACHE_SETS);
 	*state = &fixture;
 	return 0;
 }
 
 static int tear_down(void **state) {
-	table_fixture_destroy(*state);
+	end_reading(*state);
 	return 0;
 }
 
@@ -182,7 +193,7 @@ static void test_cursor(void **state) {
 
 		assert_ok(lsm_table_cursor_create(&fixture->source, &table, &readings[i], &cursor));
 		entries_check_cursor(cursor, &list, &seed, STEPS);
-		assert_int_equal(lsm_cache_pinned(&fixture->arena.arena, &fixture->cache), 0);
+		assert_int_equal(lsm_cache_loading(&fixture->arena.arena, &fixture->cache), 0);
 		cursor->ops->close(cursor);
 	}
 	entries_free(&list);
@@ -194,13 +205,12 @@ static void overwrite_cache(table_fixture *fixture) {
 	const lsm_arena *arena = &fixture->arena.arena;
 
 	for (int i = 0; i < 8 * LSM_CACHE_WAYS; i++) {
-		lsm_pin pin;
+		lsm_frame frame;
 
-		if (lsm_cache_reserve(arena, &fixture->cache, id++, LSM_CACHE_HIGH, &pin)) {
-			memset(pin.data, 0xee, LSM_BLOCK_BYTES);
-			pin.size = LSM_BLOCK_BYTES;
-			lsm_cache_publish(arena, &fixture->cache, &pin);
-			lsm_cache_release(arena, &fixture->cache, &pin);
+		if (lsm_cache_reserve(arena, &fixture->cache, fixture->source.member, id++, LSM_CACHE_HIGH, &frame)) {
+			memset(frame.data, 0xee, LSM_BLOCK_BYTES);
+			frame.size = LSM_BLOCK_BYTES;
+			lsm_cache_publish(arena, &fixture->cache, &frame);
 		}
 	}
 }
@@ -215,7 +225,7 @@ static void test_cursor_keeps_no_frame(void **state) {
 	uint32_t at = 0;
 
 	(void)state;
-	table_fixture_create(&tiny, 1);
+	begin_reading(&tiny, 1);
 	fill(&list, &seed, 3000);
 	table = lsm_table_of(
 		table_fixture_file(&tiny, table_fixture_write(&tiny, &list, 0, list.count, AIDB_COMPRESSION_SNAPPY)));
@@ -232,7 +242,7 @@ static void test_cursor_keeps_no_frame(void **state) {
 	assert_int_equal(at, list.count);
 	cursor->ops->close(cursor);
 	entries_free(&list);
-	table_fixture_destroy(&tiny);
+	end_reading(&tiny);
 }
 
 /* Going through a file in order takes few and large reads. */
