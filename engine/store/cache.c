@@ -38,12 +38,18 @@ static lsm_cache_set *sets_of(const lsm_arena *arena, const lsm_cache *cache) {
 	return lsm_at(arena, cache->sets);
 }
 
-/* The finaliser of splitmix64, scaled to the number of sets. */
-static uint32_t set_number(const lsm_cache *cache, uint64_t id) {
+/* The two sets that may hold a block (they may be one): both halves of splitmix64's finaliser, scaled to the number of
+ * sets. */
+typedef struct set_pair {
+	uint32_t number[2];
+} set_pair;
+
+static set_pair sets_for(const lsm_cache *cache, uint64_t id) {
 	id = (id ^ id >> 30) * 0xbf58476d1ce4e5b9ull;
 	id = (id ^ id >> 27) * 0x94d049bb133111ebull;
 	id ^= id >> 31;
-	return (uint32_t)((id >> 32) * cache->set_count >> 32);
+	return (set_pair){
+		{(uint32_t)((id >> 32) * cache->set_count >> 32), (uint32_t)((id & UINT32_MAX) * cache->set_count >> 32)}};
 }
 
 static lsm_frame frame_of(const lsm_arena *arena, const lsm_cache *cache, uint32_t number, uint32_t size) {
@@ -87,8 +93,7 @@ static bool use_valid(_Atomic uint32_t *word) {
 	return true;
 }
 
-bool lsm_cache_lookup(const lsm_arena *arena, const lsm_cache *cache, uint64_t id, lsm_frame *frame) {
-	uint32_t number = set_number(cache, id);
+static bool lookup_in(const lsm_arena *arena, const lsm_cache *cache, uint32_t number, uint64_t id, lsm_frame *frame) {
 	lsm_cache_set *set = sets_of(arena, cache) + number;
 
 	for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
@@ -101,13 +106,31 @@ bool lsm_cache_lookup(const lsm_arena *arena, const lsm_cache *cache, uint64_t i
 	return false;
 }
 
+bool lsm_cache_lookup(const lsm_arena *arena, const lsm_cache *cache, uint64_t id, lsm_frame *frame) {
+	set_pair sets = sets_for(cache, id);
+
+	return lookup_in(arena, cache, sets.number[0], id, frame) || lookup_in(arena, cache, sets.number[1], id, frame);
+}
+
 /* ---- Loading ------------------------------------------------------------------------------------------- */
 
-/* Whether a frame other than `but` holds the block or is to hold it. */
-static bool is_present(const lsm_cache_set *set, uint64_t id, unsigned but) {
+static bool is_present_in(const lsm_cache_set *set, uint64_t id, unsigned but) {
 	for (unsigned way = 0; way < LSM_CACHE_WAYS; way++) {
 		if (way != but && atomic_load(&set->ids[way]) == id &&
 			(atomic_load_explicit(&set->words[way], memory_order_relaxed) & (VALID | LOADING)) != 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Whether a frame other than `but_way` of `but_set` (NULL: any) holds the block or is to hold it. */
+static bool is_present(const lsm_cache_set *all, set_pair sets, uint64_t id, const lsm_cache_set *but_set,
+					   unsigned but_way) {
+	for (unsigned i = 0; i < 2; i++) {
+		const lsm_cache_set *set = all + sets.number[i];
+
+		if (is_present_in(set, id, set == but_set ? but_way : NO_WAY)) {
 			return true;
 		}
 	}
@@ -184,16 +207,12 @@ static unsigned take_retired(const lsm_arena *arena, lsm_cache_set *set, uint32_
  * to be had at once: then one frame of the set is always kept retired ahead, and its readers are gone by the time the
  * next is wanted. It is only one, so that a member that stays in its epoch does not empty the cache.
  */
-static unsigned take_frame(const lsm_arena *arena, lsm_cache_set *set, uint32_t member, uint32_t taken) {
-	unsigned way = take_free(set, taken);
+static unsigned take_used(const lsm_arena *arena, lsm_cache_set *set, uint32_t member, uint32_t taken) {
 	bool waiting;
+	unsigned way = take_retired(arena, set, member, taken, &waiting);
 	unsigned unused;
 	uint64_t epoch;
 
-	if (way != NO_WAY) {
-		return way;
-	}
-	way = take_retired(arena, set, member, taken, &waiting);
 	unused = waiting ? NO_WAY : take_unused(set, taken);
 	if (unused == NO_WAY) {
 		return way;
@@ -224,6 +243,28 @@ static void give_back(lsm_cache_set *set, unsigned way) {
 }
 
 /*
+ * A free frame of either set; when both are full, one of the set whose hand has gone round less, so that both are
+ * renewed alike.
+ */
+static lsm_cache_set *take_frame(const lsm_arena *arena, lsm_cache_set *first, lsm_cache_set *second, uint32_t member,
+								 uint32_t taken, unsigned *way) {
+	bool second_is_due = (int32_t)(atomic_load_explicit(&second->hand, memory_order_relaxed) -
+								   atomic_load_explicit(&first->hand, memory_order_relaxed)) < 0;
+	lsm_cache_set *due = second_is_due ? second : first;
+
+	*way = take_free(first, taken);
+	if (*way != NO_WAY) {
+		return first;
+	}
+	*way = take_free(second, taken);
+	if (*way != NO_WAY) {
+		return second;
+	}
+	*way = take_used(arena, due, member, taken);
+	return due;
+}
+
+/*
  * Two members may want the same block at once. Each takes a frame, writes the id into it and only then looks whether
  * the id stands in another frame too; both steps are sequentially consistent, so at least one of the two sees the
  * other and gives up. Both may, and then each reads the block into memory of its own, once. A block is therefore never
@@ -231,24 +272,25 @@ static void give_back(lsm_cache_set *set, unsigned way) {
  */
 bool lsm_cache_reserve(const lsm_arena *arena, const lsm_cache *cache, uint32_t member, uint64_t id,
 					   lsm_cache_priority priority, lsm_frame *frame) {
-	uint32_t number = set_number(cache, id);
-	lsm_cache_set *set = sets_of(arena, cache) + number;
+	lsm_cache_set *all = sets_of(arena, cache);
+	set_pair sets = sets_for(cache, id);
+	lsm_cache_set *set;
 	unsigned way;
 
 	assert(id != 0);
-	if (is_present(set, id, NO_WAY)) {
+	if (is_present(all, sets, id, NULL, NO_WAY)) {
 		return false;
 	}
-	way = take_frame(arena, set, member, LOADING | usage_of(priority));
+	set = take_frame(arena, all + sets.number[0], all + sets.number[1], member, LOADING | usage_of(priority), &way);
 	if (way == NO_WAY) {
 		return false;
 	}
 	atomic_store(&set->ids[way], id);
-	if (is_present(set, id, way)) {
+	if (is_present(all, sets, id, set, way)) {
 		give_back(set, way);
 		return false;
 	}
-	*frame = frame_of(arena, cache, number * LSM_CACHE_WAYS + way, 0);
+	*frame = frame_of(arena, cache, (uint32_t)(set - all) * LSM_CACHE_WAYS + way, 0);
 	return true;
 }
 

@@ -1,10 +1,10 @@
 /*
  * cache.h: the block cache: frames of LSM_BLOCK_BYTES in the arena, each holding one uncompressed block.
  *
- * Set-associative: a block's id picks a set of LSM_CACHE_WAYS frames, and lookup and replacement stay inside the set,
+ * Set-associative: an id picks two sets of LSM_CACHE_WAYS frames, and lookup and replacement stay inside these two,
  * so there is no chain, no list and no latch. A frame is replaced only after the epochs in which somebody could have
  * found its old block, so a lookup takes no pin: a hit on a block in steady use writes no shared memory at all, and
- * readers do not hinder each other, however hot the block. Replacement is CLOCK within the set. Ids are unique for ever
+ * readers do not hinder each other, however hot the block. Replacement is CLOCK within a set. Ids are unique for ever
  * (file numbers are never reused), so nothing is ever invalidated: dead blocks age out.
  *
  * Thread safety: all functions, any member.
