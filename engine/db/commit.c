@@ -98,8 +98,7 @@ static aidb_status add_memtable(aidb_db *db, int index) {
 	lsm_ref version = lsm_version_build(&db->arena, &shared->heap, &shared->versions, &edit);
 
 	if (version == 0) {
-		return lsm_fail(AIDB_NO_MEMORY,
-						"the arena has no memory left for the list of files; give the store more memory");
+		return lsm_no_room_for_files(db);
 	}
 	lsm_memtable_reset(&db->arena, &shared->memtables[index], shared->memtables[commits->active].number + 1, 0);
 	if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {

@@ -105,6 +105,8 @@ struct aidb_db {
 aidb_status lsm_enter(aidb_db *db, uint32_t *member);
 /* AIDB_POISONED with its text. */
 aidb_status lsm_poisoned(const aidb_db *db);
+/* For when the heap has given nothing: AIDB_NO_MEMORY with its text, or AIDB_POISONED if that is the reason. */
+aidb_status lsm_no_room_for_files(const aidb_db *db);
 
 static inline lsm_read_counters *lsm_read_counters_of(const aidb_db *db, uint32_t member) {
 	return (lsm_read_counters *)lsm_at(&db->arena, db->shared->read_counters) + member;

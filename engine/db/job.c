@@ -76,8 +76,7 @@ static aidb_status describe_file(lsm_job *job, const lsm_table_description *made
 
 	if (file == 0) {
 		remove_file(job->db, job->number);
-		return lsm_fail(AIDB_NO_MEMORY,
-						"the arena has no memory left for the list of files; give the store more memory");
+		return lsm_no_room_for_files(job->db);
 	}
 	job->files[job->count] = file;
 	job->levels[job->count] = (uint8_t)job->level;
@@ -175,8 +174,7 @@ static aidb_status install(aidb_db *db, const lsm_version_edit *edit, aidb_seque
 	aidb_status rc;
 
 	if (ref == 0) {
-		return lsm_fail(AIDB_NO_MEMORY,
-						"the arena has no memory left for the list of files; give the store more memory");
+		return lsm_no_room_for_files(db);
 	}
 	version = lsm_at(&db->arena, ref);
 	header = next_header(db, version, max_sequence);

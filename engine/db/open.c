@@ -54,6 +54,13 @@ aidb_status lsm_poisoned(const aidb_db *db) {
 					db->directory);
 }
 
+aidb_status lsm_no_room_for_files(const aidb_db *db) {
+	if (atomic_load(&db->shared->poisoned) != 0) {
+		return lsm_poisoned(db);
+	}
+	return lsm_fail(AIDB_NO_MEMORY, "the arena has no memory left for the list of files; give the store more memory");
+}
+
 aidb_status lsm_enter(aidb_db *db, uint32_t *member) {
 	lsm_shared *shared = db->shared;
 	uint32_t number = db->host->member(db->host->context);

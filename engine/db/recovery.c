@@ -40,8 +40,7 @@ static aidb_status load_file(void *argument, int level, uint64_t number, const l
 	file = lsm_file_create(&load->db->arena, &load->db->shared->heap, number, properties, smallest, smallest_trailer,
 						   largest, largest_trailer);
 	if (file == 0) {
-		return lsm_fail(AIDB_NO_MEMORY,
-						"the arena has no memory left for the list of files; give the store more memory");
+		return lsm_no_room_for_files(load->db);
 	}
 	load->files[load->count] = file;
 	load->levels[load->count] = (uint8_t)level;
@@ -177,8 +176,7 @@ static aidb_status install_files(aidb_db *db, const loading *load) {
 	}
 	version = lsm_version_build(&db->arena, &shared->heap, &shared->versions, &edit);
 	if (version == 0) {
-		return lsm_fail(AIDB_NO_MEMORY,
-						"the arena has no memory left for the list of files; give the store more memory");
+		return lsm_no_room_for_files(db);
 	}
 	lsm_version_install(&db->arena, &shared->versions, version, &edit);
 	return AIDB_OK;

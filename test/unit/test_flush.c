@@ -197,6 +197,28 @@ static void test_no_memory_for_the_list(void **state) {
 	expect(db, "a", "1");
 }
 
+static aidb_tag_fate poison(aidb_tag tag) {
+	(void)tag;
+	atomic_store(&db->shared->poisoned, 1);
+	return AIDB_TAG_OPEN;
+}
+
+/* The heap gives nothing in an arena that another's death has poisoned, which is not for want of memory. */
+static void test_poisoned_while_writing(void **state) {
+	(void)state;
+	set_tagged("a", "1", 1);
+	assert_ok(aidb_sync(db));
+	faults.tag_fate = poison;
+	assert_status(aidb_flush(db), AIDB_POISONED);
+	faults.tag_fate = NULL;
+	assert_int_equal(tables(), 0);
+	store_crash(&store);
+	store_open(&store);
+	db = store.db;
+	assert_ok(aidb_flush(db));
+	assert_int_equal(first_file()->max_tag, 1);
+}
+
 static void test_interrupted(void **state) {
 	char key[16];
 
@@ -221,6 +243,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_full_disk, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_manifest_in_doubt, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_no_memory_for_the_list, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_poisoned_while_writing, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_interrupted, set_up, tear_down),
 	};
 
