@@ -50,7 +50,7 @@ SOURCES = $(wildcard $(foreach dir,engine/*/ src/ cluster/ test/*/ bench/ fuzz/ 
 .DEFAULT_GOAL := help
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: help deps all engine extension install uninstall tests check installcheck test demo demo-stop bench \
+.PHONY: help deps all engine extension install uninstall tests check installcheck test demo demo-run demo-stop bench \
 	lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz fuzz-run clean needs-server FORCE
 
 help: ## list the targets
@@ -173,7 +173,12 @@ format: ## put all C sources into the form that lint asks for
 bench: $(BENCH_PROGRAMS) ## build and run the benchmarks
 	@BUILD='$(BUILD)' PG_CONFIG='$(PG_CONFIG)' bench/run
 
-demo: install ## start a server with sample data and show it at work
+demo: ## from nothing: deps, install, a server with sample data, shown at work
+	@+$(SUBMAKE) deps
+	@+$(SUBMAKE) demo-run
+
+# A make of its own, since which pg_config there is shows once the packages are installed.
+demo-run: install
 	@PG_CONFIG='$(PG_CONFIG)' demo/run
 
 demo-stop: ## stop the demo server and remove its data
