@@ -361,6 +361,15 @@ static void run_program(void *argument) {
 	CHECK(false); /* nobody told them to stop */
 }
 
+static void wait_for_start(void) {
+	uint64_t start_us = now_us();
+
+	while (atomic_load(&shared->started) == 0 && now_us() - start_us < LIMIT_US) {
+		sleep_us(200);
+	}
+	CHECK(atomic_load(&shared->started) == 1);
+}
+
 static void check_program(const program *mine, uint64_t *random) {
 	aidb_options options = mine->options;
 	aidb_db *db;
@@ -398,8 +407,8 @@ static void killed_program_keeps_what_it_promised(void **state) {
 		}
 		atomic_store(&shared->started, 0);
 		child = start_process(run_program, &mine);
-		while (round % 5 != 4 && atomic_load(&shared->started) == 0 && atomic_load(&shared->failures) == 0) {
-			sleep_us(200);
+		if (round % 5 != 4) {
+			wait_for_start();
 		}
 		sleep_us(store_random_below(&random, round % 5 == 4 ? 30000 : 150000)); /* some die while they open */
 		kill(child, SIGKILL);

@@ -416,13 +416,14 @@ static void reservation_holds_up_the_flush_alone(void **state) {
 		assert_ok(aidb_write_reserve(store.db, batch, &reservation));
 		atomic_store(&flush.done, 0);
 		assert_int_equal(pthread_create(&thread, NULL, flush_store, &flush), 0);
-		while (store.db->shared->commits.active == reservation.memtable) {
+		for (int i = 0; i < 200000 && store.db->shared->commits.active == reservation.memtable; i++) {
 			sleep_us(100);
 		}
+		assert_int_not_equal(store.db->shared->commits.active, reservation.memtable);
 		for (int i = 0; i < 100; i++) {
 			assert_ok(put_bytes(store.db, "meanwhile", 1000, AIDB_SYNC));
 		}
-		sleep_us(20000);
+		sleep_us(20000); /* time in which it must not come to its end */
 		assert_int_equal(atomic_load(&flush.done), 0);
 		if (round == 0) {
 			assert_ok(aidb_write_commit(store.db, NULL, &reservation, NULL));
