@@ -64,7 +64,7 @@ sub crash_backend {
 	# not poll_query_until, which dies when psql ends before it has read the statement
 	my @ask = ($self->installed_command('psql'), '-XAtq', '-d', $self->connstr('postgres'), '-c', 'SELECT true');
 	kill 'KILL', $pid;
-	wait_gone($pid);
+	wait_reaped($pid);
 	for (1 .. 20 * $PostgreSQL::Test::Utils::timeout_default) {
 		return if IPC::Run::run \@ask, '<', \undef, '>', \my $output, '2>', \my $errors;
 		sleep 0.05;
@@ -77,6 +77,17 @@ sub processes {
 	my ($self) = @_;
 	my $data = realpath($self->data_dir);
 	return map { m|/proc/(\d+)/| } grep { (readlink($_) // '') eq $data } glob '/proc/[0-9]*/cwd';
+}
+
+# Waits until a living postmaster knows that its child has ended: from then on it accepts no connection that it would
+# end again as it restarts.
+sub wait_reaped {
+	my ($pid) = @_;
+	for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default) {
+		return unless -d "/proc/$pid";
+		sleep 0.01;
+	}
+	die "the postmaster does not notice that process $pid has ended";
 }
 
 # Waits until a process has ended.

@@ -214,10 +214,11 @@ sub faults_found {
 
 my $number = 0;
 
-# When the postmaster was killed: starts another, once its children have noticed and gone.
+# When only backend `pid` was killed: waits until the postmaster knows. When the postmaster was killed too: starts
+# another, once its children have noticed and gone.
 sub restart_if_killed {
-	my ($action) = @_;
-	return if $action ne 'kill-all';
+	my ($action, $pid) = @_;
+	return AidbNode::wait_reaped($pid) if $action ne 'kill-all';
 	AidbNode::wait_gone($_) for $node->processes;
 	$node->crash;
 	$node->start;
@@ -229,6 +230,7 @@ sub kill_at {
 	my ($kind, $synchronous, $point, $action, $fate) = @_;
 	my $name = "$kind, synchronous_commit $synchronous, $action at $point";
 	my $session = AidbSession->connect_until($node);
+	my ($pid) = $session->rows('SELECT pg_backend_pid()');
 
 	$session->rows("SET synchronous_commit = $synchronous");
 	transact($session, 'mixed', ++$number); # with off it may be lost, but as a whole
@@ -241,7 +243,7 @@ sub kill_at {
 		fail("$name: the step was not reached, SQLSTATE $state");
 		return;
 	}
-	restart_if_killed($action);
+	restart_if_killed($action, $pid);
 	$session = AidbSession->connect_until($node);
 	my @found = faults_found($session);
 	my ($there) = $session->rows("SELECT count(*) FROM ledger WHERE number = $number");
@@ -258,6 +260,7 @@ my @common = (
 	[ precommit_locked => 'absent' ],
 	[ precommit_checked => 'absent' ]);
 
+# log_written and log_synced: the writer may be at it for others, while an earlier record is missing before its own.
 my %steps = (
 	plain => {
 		on => [
@@ -267,8 +270,8 @@ my %steps = (
 			[ sequence_taken => 'absent' ],
 			[ log_copied => 'either' ],
 			[ memtable_inserted => 'either' ],
-			[ log_written => 'present' ],
-			[ log_synced => 'present' ],
+			[ log_written => 'either' ],
+			[ log_synced => 'either' ],
 			[ published => 'present' ],
 			[ commit_end => 'present' ]],
 		off => [
@@ -354,6 +357,7 @@ sub fail_at {
 sub kill_flush {
 	my ($point, $action) = @_;
 	my $session = AidbSession->connect_until($node);
+	my ($pid) = $session->rows('SELECT pg_backend_pid()');
 	my $state = '00000';
 	$session->rows("SET aidb.fault_point = '$point=$action'");
 	for (my $tries = 0; defined $state && $tries < 100; $tries++) {
@@ -361,7 +365,7 @@ sub kill_flush {
 		$state = $session->run('SELECT aidb.flush()');
 	}
 	is($state, undef, "$action at $point during a flush");
-	restart_if_killed($action);
+	restart_if_killed($action, $pid);
 	is(join("\n", faults_found(AidbSession->connect_until($node))), '', 'after which nothing is missing');
 	return;
 }
