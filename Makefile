@@ -4,7 +4,7 @@
 #   CFLAGS='-O0 -g'                     other optimisation; the flags that the code needs are added to it
 #   WERROR=                             warnings do not stop the build
 #   SANITIZE=address,undefined|thread   under sanitizers, with ASSERT=1, in a build directory of its own
-#   ASSERT=1                            with the assertions in src/ and in PostgreSQL's headers; the engine's are always on
+#   ASSERT=1                            with the assertions of src/ and PostgreSQL's headers; the engine's are always on
 #   TESTS='test_block types'            only these tests
 #   PG_CONFIG=/path/to/pg_config        another PostgreSQL 15
 #   DESTDIR=, PREFIX=/usr/local         where `install` puts the engine; the extension goes where PostgreSQL wants it
