@@ -58,8 +58,8 @@ SOURCES = $(wildcard $(foreach dir,engine/*/ src/ cluster/ test/*/ bench/ fuzz/ 
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: help deps all engine extension install uninstall tests check installcheck installcheck-sanitized test \
-	demo demo-run demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz fuzz-run \
-	clean installable needs-server server-copy FORCE
+	demo demo-run demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz \
+	fuzz-run clean installable needs-server server-copy FORCE
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-22s %s\n", $$1, $$2}'
