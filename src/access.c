@@ -3,6 +3,7 @@
 #include "access/xact.h"
 #include "host.h"
 #include "miscadmin.h"
+#include "predicate.h"
 #include "transaction.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -60,8 +61,10 @@ bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
 		}
 		return !own->is_delete;
 	}
+	aipg_predicate_read_key(view, key, &options);
 	rc = aidb_get(aipg_store(), &options, key, value, NULL);
 	aipg_raise_deferred();
+	aipg_predicate_check_reads(view);
 	if (rc != AIDB_OK && rc != AIDB_NOT_FOUND) {
 		aipg_raise(rc, "could not read from the AiDb store");
 	}
@@ -133,6 +136,7 @@ aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, aidb_slic
 	options = read_options(view);
 	options.lower = cursor->lower;
 	options.upper = cursor->upper;
+	aipg_predicate_read_range(view, lower, upper, &options);
 	rc = aidb_iterator_create(db, &options, &cursor->stored);
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not scan the AiDb store");
@@ -192,6 +196,7 @@ static void start(aipg_cursor *cursor) {
 
 static void check_stored(aipg_cursor *cursor) {
 	aipg_raise_deferred();
+	aipg_predicate_check_reads(&cursor->view);
 	if (!aidb_iterator_valid(cursor->stored) && aidb_iterator_status(cursor->stored) != AIDB_OK) {
 		aipg_raise(aidb_iterator_status(cursor->stored), "could not scan the AiDb store");
 	}
@@ -297,6 +302,7 @@ aipg_outcome aipg_insert(Oid relation, aidb_slice key, aidb_slice value) {
 		aidb_sequence as_of = aidb_current_sequence(aipg_store());
 
 		if (aipg_newest_committed(key, NULL).found) {
+			aipg_predicate_check_duplicate(relation, key);
 			return AIPG_DUPLICATE;
 		}
 		written = aipg_write_set_key(writes, key);

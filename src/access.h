@@ -39,6 +39,7 @@ typedef struct aipg_view {
 	aidb_sequence sequence;
 	Snapshot snapshot;
 	CommandId command; /* own writes with a lower command id are seen */
+	Oid relation;      /* to be set by who reads rows: whose they are, for SERIALIZABLE; see predicate.h */
 } aipg_view;
 
 /* The view that belongs to a PostgreSQL snapshot: es_snapshot of an executor state, or GetActiveSnapshot(). */

@@ -3,7 +3,8 @@
  *
  * A key space is an index of its own in the store with bytea keys and values, found by name in the store's catalog.
  * The functions read what the calling statement may see and write into the transaction, as statements on tables do;
- * but writes are blind: of two transactions that write one key, the last to commit stands, and neither fails.
+ * but writes are blind: of two transactions that write one key, the last to commit stands, and neither fails, unless it
+ * is SERIALIZABLE.
  */
 #include "postgres.h"
 
@@ -15,6 +16,7 @@
 #include "funcapi.h"
 #include "key_codec.h"
 #include "miscadmin.h"
+#include "predicate.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -51,6 +53,13 @@ static aidb_slice slice_of_varlena(const void *value) {
 
 static aidb_slice slice_of_key(StringInfo key) {
 	return (aidb_slice){key->data, (size_t)key->len};
+}
+
+static aipg_view view_of_spaces(void) {
+	aipg_view view = aipg_view_of(GetActiveSnapshot());
+
+	view.relation = AIPG_KEY_SPACES;
+	return view;
 }
 
 static bool find_space(const text *name, uint32 *space) {
@@ -113,7 +122,7 @@ Datum aipg_sql_put(PG_FUNCTION_ARGS) {
 
 Datum aipg_sql_get(PG_FUNCTION_ARGS) {
 	StringInfo key = makeStringInfo();
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = view_of_spaces();
 	aidb_buffer *value;
 	uint32 space;
 
@@ -130,7 +139,7 @@ Datum aipg_sql_get(PG_FUNCTION_ARGS) {
 
 Datum aipg_sql_delete(PG_FUNCTION_ARGS) {
 	StringInfo key = makeStringInfo();
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = view_of_spaces();
 	uint32 space;
 
 	prepare_write("aidb.delete()");
@@ -214,7 +223,7 @@ static void return_value_of(ReturnSetInfo *result, const aipg_view *view, uint32
 
 Datum aipg_sql_batch_get(PG_FUNCTION_ARGS) {
 	ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = view_of_spaces();
 	aidb_buffer *buffer = aipg_buffer_create();
 	MemoryContext row_context, caller;
 	Datum *keys;
@@ -290,7 +299,7 @@ static void return_range(ReturnSetInfo *result, aipg_cursor *cursor, int64 limit
 
 Datum aipg_sql_scan(PG_FUNCTION_ARGS) {
 	ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = view_of_spaces();
 	aipg_cursor *cursor;
 	StringInfo lower, upper;
 	int64 limit;

@@ -58,6 +58,7 @@ static void begin_scan(ForeignScanState *node, int eflags) {
 	state = palloc0(sizeof(scan_state));
 	state->table = aipg_table_describe(node->ss.ss_currentRelation);
 	state->view = aipg_view_of(estate->es_snapshot);
+	state->view.relation = state->table->relid;
 	state->needed = collect_needed(scan);
 	aipg_scan_plan_read(scan->fdw_private, &state->plan);
 	foreach(cell, scan->fdw_exprs) {
@@ -309,6 +310,7 @@ static int acquire_sample(Relation relation, int elevel, HeapTuple *rows, int wa
 	row_sample sample = {.rows = rows, .wanted = wanted, .to_skip = -1};
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsVirtual);
 
+	view.relation = table->relid;
 	reservoir_init_selection_state(&sample.reservoir, wanted);
 	sample_rows(table, &view, &sample, slot);
 	ExecDropSingleTupleTableSlot(slot);

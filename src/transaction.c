@@ -7,6 +7,7 @@
 #include "conflict.h"
 #include "host.h"
 #include "miscadmin.h"
+#include "predicate.h"
 #include "replication/message.h"
 #include "shared.h"
 #include "utils/memutils.h"
@@ -225,10 +226,12 @@ static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
 	take_stripes();
 	aipg_fault_point("precommit_locked");
+	aipg_predicate_before_prepare(current.writes);
 	check_conflicts();
 	aipg_fault_point("precommit_checked");
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || !fits_one_batch()) {
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || !fits_one_batch()) {
 		prepare_mixed();
+		aipg_predicate_after_prepare(current.writes);
 	} else {
 		reserve_plain();
 	}

@@ -256,11 +256,6 @@ void aipg_view_note_import(void) {
 }
 
 void aipg_check_usable(void) {
-	if (IsolationIsSerializable()) {
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("AiDb tables cannot be used in a SERIALIZABLE transaction"),
-						errhint("Use REPEATABLE READ, and check what the transaction depends on.")));
-	}
 	if (imported) {
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("AiDb tables cannot be used with an imported snapshot"),
