@@ -136,9 +136,6 @@ COMMIT;
 SELECT v FROM item WHERE id = 11;
 
 -- refused, and never something weaker instead
-BEGIN ISOLATION LEVEL SERIALIZABLE;
-SELECT * FROM item;
-ROLLBACK;
 BEGIN;
 INSERT INTO item VALUES (500, 'x');
 PREPARE TRANSACTION 'p';

@@ -16,7 +16,6 @@
 #include "funcapi.h"
 #include "key_codec.h"
 #include "miscadmin.h"
-#include "predicate.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -53,13 +52,6 @@ static aidb_slice slice_of_varlena(const void *value) {
 
 static aidb_slice slice_of_key(StringInfo key) {
 	return (aidb_slice){key->data, (size_t)key->len};
-}
-
-static aipg_view view_of_spaces(void) {
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
-
-	view.relation = AIPG_KEY_SPACES;
-	return view;
 }
 
 static bool find_space(const text *name, uint32 *space) {
@@ -122,7 +114,7 @@ Datum aipg_sql_put(PG_FUNCTION_ARGS) {
 
 Datum aipg_sql_get(PG_FUNCTION_ARGS) {
 	StringInfo key = makeStringInfo();
-	aipg_view view = view_of_spaces();
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	aidb_buffer *value;
 	uint32 space;
 
@@ -139,7 +131,7 @@ Datum aipg_sql_get(PG_FUNCTION_ARGS) {
 
 Datum aipg_sql_delete(PG_FUNCTION_ARGS) {
 	StringInfo key = makeStringInfo();
-	aipg_view view = view_of_spaces();
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	uint32 space;
 
 	prepare_write("aidb.delete()");
@@ -223,7 +215,7 @@ static void return_value_of(ReturnSetInfo *result, const aipg_view *view, uint32
 
 Datum aipg_sql_batch_get(PG_FUNCTION_ARGS) {
 	ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
-	aipg_view view = view_of_spaces();
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	aidb_buffer *buffer = aipg_buffer_create();
 	MemoryContext row_context, caller;
 	Datum *keys;
@@ -299,7 +291,7 @@ static void return_range(ReturnSetInfo *result, aipg_cursor *cursor, int64 limit
 
 Datum aipg_sql_scan(PG_FUNCTION_ARGS) {
 	ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
-	aipg_view view = view_of_spaces();
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	aipg_cursor *cursor;
 	StringInfo lower, upper;
 	int64 limit;

@@ -111,7 +111,7 @@ static void prepare_old_key(ModifyTableState *node, ResultRelInfo *target, modif
 	const aipg_table *table = state->table;
 	List *columns = outerPlanState(node)->plan->targetlist;
 
-	state->view = aipg_view_of(node->ps.state->es_snapshot);
+	state->view = aipg_view_of(node->ps.state->es_snapshot, table->relid);
 	state->old_slot = ExecInitExtraTupleSlot(node->ps.state, RelationGetDescr(target->ri_RelationDesc), &TTSOpsVirtual);
 	state->key_junk = palloc(table->key_count * sizeof(AttrNumber));
 	for (int i = 0; i < table->key_count; i++) {

@@ -66,9 +66,8 @@ static bool has_blocks(Oid relation, size_t index) {
 
 /* ---- Reading: locks ------------------------------------------------------------------------------------ */
 
-/* Reads of the newest rows are those of DDL, which holds locks on the relation. */
 static bool is_tracked(const aipg_view *view) {
-	return IsolationIsSerializable() && view->sequence != 0;
+	return IsolationIsSerializable() && OidIsValid(view->relation);
 }
 
 static void lock_key(Oid relation, aidb_slice key, Snapshot snapshot) {
@@ -179,15 +178,8 @@ static void report_passed(Oid relation, Snapshot snapshot) {
 	}
 }
 
-static void check_relation(const aipg_view *view) {
-	if (!OidIsValid(view->relation)) {
-		elog(ERROR, "a serializable read of AiDb rows does not say of which relation");
-	}
-}
-
 void aipg_predicate_read_key(const aipg_view *view, aidb_slice key, aidb_read_options *options) {
 	if (is_tracked(view)) {
-		check_relation(view);
 		lock_key(view->relation, key, view->snapshot);
 		collect_into(options);
 	}
@@ -195,7 +187,6 @@ void aipg_predicate_read_key(const aipg_view *view, aidb_slice key, aidb_read_op
 
 void aipg_predicate_read_range(const aipg_view *view, aidb_slice lower, aidb_slice upper, aidb_read_options *options) {
 	if (is_tracked(view)) {
-		check_relation(view);
 		lock_range(view->relation, lower, upper, view->snapshot);
 		collect_into(options);
 	}
@@ -208,8 +199,8 @@ void aipg_predicate_check_reads(const aipg_view *view) {
 }
 
 /* Reads the key as the transaction's snapshot sees it, and collects. */
-static void collect_key(aidb_slice key) {
-	aipg_view view = aipg_view_of(GetTransactionSnapshot());
+static void collect_key(Oid relation, aidb_slice key) {
+	aipg_view view = aipg_view_of(GetTransactionSnapshot(), relation);
 	aidb_read_options options = {
 		.sequence = view.sequence, .tag_visible = aipg_tag_visible, .tag_argument = view.snapshot};
 	aidb_status rc;
@@ -225,7 +216,7 @@ static void collect_key(aidb_slice key) {
 void aipg_predicate_note_read(Oid relation, aidb_slice key) {
 	if (IsolationIsSerializable()) {
 		lock_key(relation, key, GetTransactionSnapshot());
-		collect_key(key);
+		collect_key(relation, key);
 		report_passed(relation, GetTransactionSnapshot());
 	}
 }
@@ -246,10 +237,10 @@ static void check_locks(Oid relation, aidb_slice key) {
 
 /*
  * Serializable snapshot isolation takes for granted that no two concurrent transactions write one key. UPDATE and DELETE see to
- * it by themselves. An INSERT of a key that another transaction has inserted and deleted again does not, nor a blind write.
+ * it by themselves, but not an INSERT of a key that another transaction has inserted and deleted again, nor a blind write.
  */
 static void check_first_writer(Oid relation, aidb_slice key) {
-	collect_key(key);
+	collect_key(relation, key);
 	for (size_t i = 0; i < passed.count; i++) {
 		bool committed = aipg_tag_committed(NULL, passed.tags[i]);
 
@@ -301,7 +292,7 @@ void aipg_predicate_before_prepare(const aipg_write_set *writes) {
 	for (aipg_written_key *key = aipg_write_set_seek(writes, (aidb_slice){NULL, 0}); key != NULL;
 		 key = aipg_write_set_next(key)) {
 		CHECK_FOR_INTERRUPTS();
-		if ((key->inserted || key->blind) && !is_catalog_row(aipg_written_key_slice(key))) {
+		if (!is_catalog_row(aipg_written_key_slice(key))) {
 			check_first_writer(key->relation, aipg_written_key_slice(key));
 		}
 	}

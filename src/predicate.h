@@ -23,10 +23,6 @@
 #include "access.h"
 #include "write_set.h"
 
-/* Stands for a relation where key spaces are read, and for catalog rows. No relation has this id, or if one ever has, there
- * are false conflicts. */
-#define AIPG_KEY_SPACES ((Oid)PG_UINT32_MAX)
-
 /* ---- Reading ------------------------------------------------------------------------------------------- */
 
 /* Before a read of a view's: locks what will be read, and lets `options` collect whose versions are passed over. */

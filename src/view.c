@@ -270,9 +270,9 @@ void aipg_check_usable(void) {
 	}
 }
 
-aipg_view aipg_view_of(Snapshot snapshot) {
+aipg_view aipg_view_of(Snapshot snapshot, Oid relation) {
 	held_view *held;
-	aipg_view result = {.snapshot = snapshot, .command = snapshot->curcid};
+	aipg_view result = {.snapshot = snapshot, .command = snapshot->curcid, .relation = relation};
 
 	aipg_check_usable();
 	aipg_store();
