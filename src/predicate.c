@@ -296,6 +296,7 @@ void aipg_predicate_before_prepare(const aipg_write_set *writes) {
 			check_first_writer(key->relation, aipg_written_key_slice(key));
 		}
 	}
+	aipg_fault_point("precommit_predicates_checked");
 }
 
 void aipg_predicate_after_prepare(const aipg_write_set *writes) {
