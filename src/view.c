@@ -139,9 +139,10 @@ static bool may_take(void) {
 	return !IsParallelWorker() && aipg_store_is_ready();
 }
 
+/* After an error PostgreSQL's snapshot stays until the ROLLBACK, which comes by here, too; but nobody would release ours. */
 void aipg_view_transaction(void) {
-	if (transaction_view.state == VIEW_NONE && IsolationUsesXactSnapshot() && FirstSnapshotSet && ActiveSnapshotSet() &&
-		may_take()) {
+	if (transaction_view.state == VIEW_NONE && IsTransactionState() && IsolationUsesXactSnapshot() &&
+		FirstSnapshotSet && ActiveSnapshotSet() && may_take()) {
 		transaction_view = take(GetTransactionSnapshot());
 	}
 }
