@@ -1,7 +1,7 @@
 # Several sessions run SERIALIZABLE transactions, each of which by itself keeps what must hold, but which would break it together
 # with another in snapshot isolation (write skew): the sum of two accounts is not negative, wherever they are stored and however
 # they are read; at most one row is in a range; at most one row of a key space is. Many commits rest between their checks and
-# their writes, so that others read and write in the meantime.
+# their writes, and many transactions between their first snapshot and what they do, so that others write in the meantime.
 use strict;
 use warnings;
 use AidbNode;
@@ -88,6 +88,7 @@ sub run_session {
 	$session->run("SET aidb.fault_point = 'precommit_predicates_checked=pause'") if rand() < 0.5;
 	while (time < $deadline) {
 		my @statements = map { $changes[rand @changes]->() } 1 .. 1 + int rand 2;
+		unshift @statements, 'SELECT pg_sleep(0.01)' if rand() < 0.5;
 		my $state = $session->transaction(@statements) // die 'connection lost';
 		$count{$state}++;
 		next unless rand() < 0.2;
