@@ -165,9 +165,11 @@ static void collect_into(aidb_read_options *options) {
 /* Own versions may be among them. */
 static void report_passed(Oid relation, Snapshot snapshot) {
 	size_t count = passed.count;
+	bool lost = passed.lost;
 
 	passed.count = 0;
-	if (passed.lost) {
+	passed.lost = false;
+	if (lost) {
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory"),
 						errdetail("Too many transactions have changed what was read.")));
 	}
