@@ -151,9 +151,6 @@ ROLLBACK PREPARED 'p';
 DELETE FROM item WHERE id = 500;
 
 -- refused, and never something weaker instead
-BEGIN ISOLATION LEVEL SERIALIZABLE;
-SELECT * FROM item;
-ROLLBACK;
 BEGIN READ ONLY;
 SELECT count(*) FROM item WHERE id = 11;
 INSERT INTO item VALUES (500, 'x');

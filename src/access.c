@@ -4,6 +4,7 @@
 #include "host.h"
 #include "key_codec.h"
 #include "miscadmin.h"
+#include "predicate.h"
 #include "row_codec.h"
 #include "row_lock.h"
 #include "transaction.h"
@@ -68,8 +69,10 @@ bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
 		}
 		return !own->is_delete;
 	}
+	aipg_predicate_read_key(view, key, &options);
 	rc = aidb_get(aipg_store(), &options, key, value, NULL);
 	aipg_raise_deferred();
+	aipg_predicate_check_reads(view);
 	if (rc != AIDB_OK && rc != AIDB_NOT_FOUND) {
 		aipg_raise(rc, "could not read from the AiDb store");
 	}
@@ -137,6 +140,7 @@ aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, aidb_slic
 	options = read_options(view);
 	options.lower = cursor->lower;
 	options.upper = cursor->upper;
+	aipg_predicate_read_range(view, lower, upper, &options);
 	rc = aidb_iterator_create(db, &options, &cursor->stored);
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not scan the AiDb store");
@@ -196,6 +200,7 @@ static void start(aipg_cursor *cursor) {
 
 static void check_stored(aipg_cursor *cursor) {
 	aipg_raise_deferred();
+	aipg_predicate_check_reads(&cursor->view);
 	if (!aidb_iterator_valid(cursor->stored) && aidb_iterator_status(cursor->stored) != AIDB_OK) {
 		aipg_raise(aidb_iterator_status(cursor->stored), "could not scan the AiDb store");
 	}
@@ -490,6 +495,9 @@ static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, uint6
 		}
 		if (granted || newest.found) {
 			*incarnation = newest.version == 0 ? 0 : new_incarnation(note.size > 0);
+			if (newest.found) {
+				aipg_predicate_check_duplicate(relation, key);
+			}
 			return !newest.found;
 		}
 		/* who has locked it without writing it had found a row that is not there any more */

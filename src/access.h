@@ -41,10 +41,15 @@ typedef struct aipg_view {
 	aidb_sequence sequence;
 	Snapshot snapshot;
 	CommandId command; /* own writes with a lower command id are seen */
+	Oid relation;      /* whose rows are read, for SERIALIZABLE; InvalidOid: latest rows, for DDL */
 } aipg_view;
 
-/* The view that belongs to a PostgreSQL snapshot: es_snapshot of an executor state, or GetActiveSnapshot(). */
-extern aipg_view aipg_view_of(Snapshot snapshot);
+/* Stands for key spaces where a relation is asked for. No relation has this id; if one ever has, it is locked with them. */
+#define AIPG_KEY_SPACES ((Oid)PG_UINT32_MAX)
+
+/* The view that belongs to a PostgreSQL snapshot: es_snapshot of an executor state, or GetActiveSnapshot(). `relation` is
+ * whose rows are to be read by it; AIPG_KEY_SPACES for key spaces. */
+extern aipg_view aipg_view_of(Snapshot snapshot, Oid relation);
 
 /* ---- Reading -------------------------------------------------------------------------------------------- */
 

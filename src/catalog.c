@@ -8,6 +8,7 @@
 #include "latest.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
+#include "predicate.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
@@ -212,6 +213,7 @@ void aipg_catalog_truncate(Oid relid) {
 	StringInfo key = table_key(MyDatabaseId, relid);
 	uint32 old;
 
+	aipg_predicate_check_truncate(relid);
 	if (read_row(key, &old)) {
 		queue_for_purge(old);
 	}
@@ -232,7 +234,13 @@ void aipg_catalog_drop(Oid relid) {
 /* ---- Key spaces ----------------------------------------------------------------------------------------- */
 
 bool aipg_catalog_find_space(const char *name, size_t size, uint32 *index_id) {
-	return read_row(space_key(name, size), index_id);
+	StringInfo key = space_key(name, size);
+
+	if (!read_row(key, index_id)) {
+		aipg_predicate_note_read(AIPG_KEY_SPACES, slice_of(key)); /* that it is not there is an answer, too */
+		return false;
+	}
+	return true;
 }
 
 uint32 aipg_catalog_make_space(const char *name, size_t size) {

@@ -3,7 +3,8 @@
  *
  * A key space is an index of its own in the store with bytea keys and values, found by name in the store's catalog.
  * The functions read what the calling statement may see and write into the transaction, as statements on tables do;
- * but writes are blind, whatever was there. They lock the key: of two transactions that write one, the second waits.
+ * but writes are blind, whatever was there. They lock the key: of two transactions that write one, the second waits, and fails
+ * if it is SERIALIZABLE.
  */
 #include "postgres.h"
 
@@ -116,7 +117,7 @@ Datum aipg_sql_put(PG_FUNCTION_ARGS) {
 
 Datum aipg_sql_get(PG_FUNCTION_ARGS) {
 	StringInfo key = makeStringInfo();
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	aidb_buffer *value;
 	uint32 space;
 
@@ -133,7 +134,7 @@ Datum aipg_sql_get(PG_FUNCTION_ARGS) {
 
 Datum aipg_sql_delete(PG_FUNCTION_ARGS) {
 	StringInfo key = makeStringInfo();
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	uint32 space;
 
 	prepare_write("aidb.delete()");
@@ -217,7 +218,7 @@ static void return_value_of(ReturnSetInfo *result, const aipg_view *view, uint32
 
 Datum aipg_sql_batch_get(PG_FUNCTION_ARGS) {
 	ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	aidb_buffer *buffer = aipg_buffer_create();
 	MemoryContext row_context, caller;
 	Datum *keys;
@@ -293,7 +294,7 @@ static void return_range(ReturnSetInfo *result, aipg_cursor *cursor, int64 limit
 
 Datum aipg_sql_scan(PG_FUNCTION_ARGS) {
 	ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	aipg_cursor *cursor;
 	StringInfo lower, upper;
 	int64 limit;

@@ -100,7 +100,7 @@ static void prepare_old_key(ModifyTableState *node, ResultRelInfo *target, modif
 	state->current = aipg_buffer_create();
 	initStringInfo(&state->moved);
 	state->current_values = AllocSetContextCreate(CurrentMemoryContext, "AiDb changed row", ALLOCSET_DEFAULT_SIZES);
-	state->view = aipg_view_of(node->ps.state->es_snapshot);
+	state->view = aipg_view_of(node->ps.state->es_snapshot, table->relid);
 	state->old_slot = ExecInitExtraTupleSlot(node->ps.state, RelationGetDescr(target->ri_RelationDesc), &TTSOpsVirtual);
 	state->key_junk = palloc(table->key_count * sizeof(AttrNumber));
 	for (int i = 0; i < table->key_count; i++) {

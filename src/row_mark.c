@@ -161,7 +161,7 @@ bool aipg_scan_locks_rows(const TriggerDesc *triggers) {
 static void refetch_row(EState *estate, ExecRowMark *wanted, Datum row, TupleTableSlot *slot, bool *updated) {
 	aipg_row_mark *mark = wanted->ermExtra;
 	aidb_slice key = read_key(mark, place_of((ItemPointer)DatumGetPointer(row)));
-	aipg_view view = aipg_view_of(estate->es_snapshot);
+	aipg_view view = aipg_view_of(estate->es_snapshot, wanted->relid);
 	aipg_row_state state;
 
 	MemoryContextReset(mark->row);

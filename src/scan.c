@@ -85,7 +85,7 @@ static void begin_scan(ForeignScanState *node, int eflags) {
 	}
 	state = palloc0(sizeof(scan_state));
 	state->table = aipg_table_describe(node->ss.ss_currentRelation);
-	state->view = aipg_view_of(estate->es_snapshot);
+	state->view = aipg_view_of(estate->es_snapshot, state->table->relid);
 	state->needed = collect_needed(scan);
 	aipg_scan_plan_read(scan->fdw_private, &state->plan);
 	foreach(cell, scan->fdw_exprs) {
@@ -373,7 +373,7 @@ static void sample_rows(const aipg_table *table, const aipg_view *view, row_samp
 static int acquire_sample(Relation relation, int elevel, HeapTuple *rows, int wanted, double *total_rows,
 						  double *total_dead_rows) {
 	aipg_table *table = aipg_table_describe(relation);
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), table->relid);
 	row_sample sample = {.rows = rows, .wanted = wanted, .to_skip = -1};
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsVirtual);
 

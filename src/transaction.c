@@ -6,6 +6,7 @@
 #include "access/xlog.h"
 #include "host.h"
 #include "miscadmin.h"
+#include "predicate.h"
 #include "prepared.h"
 #include "replication/message.h"
 #include "row_lock.h"
@@ -192,9 +193,11 @@ static bool is_asynchronous(void) {
 
 static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || !fits_one_batch()) {
+	aipg_predicate_before_prepare(current.writes);
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || !fits_one_batch()) {
 		require_durable_id();
 		prepare_mixed();
+		aipg_predicate_after_prepare(current.writes);
 	} else {
 		reserve_plain();
 	}
@@ -289,7 +292,9 @@ static void pre_prepare(void) {
 		aipg_prepared_reserve(U64FromFullTransactionId(GetTopFullTransactionId()));
 		aipg_fault_point("preprepare_reserved");
 		if (writes) {
+			aipg_predicate_before_prepare(current.writes);
 			prepare_mixed();
+			aipg_predicate_after_prepare(current.writes);
 		} else if (aidb_sync(aipg_store()) != AIDB_OK) {
 			aipg_raise(AIDB_IO, "could not prepare a transaction on AiDb tables");
 		}
