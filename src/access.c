@@ -311,6 +311,42 @@ static bool is_newer_than(const aipg_newest *newest, const aipg_view *view) {
 		   (newest->tag != 0 && !aipg_tag_visible(view->snapshot, newest->tag));
 }
 
+bool aipg_newest_is_visible(const aipg_view *view, aidb_slice key) {
+	aipg_write_set *writes = aipg_transaction_writes();
+	aipg_newest newest;
+	bool newer;
+
+	if (writes != NULL && aipg_write_set_find(writes, key) != NULL) {
+		return true;
+	}
+	newest = aipg_newest_committed(key, NULL);
+	newer = is_newer_than(&newest, view);
+	aipg_raise_deferred();
+	return !newer;
+}
+
+aipg_lock_outcome aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+								LockWaitPolicy policy, aidb_buffer *value) {
+	aipg_write_set *writes = aipg_transaction_writes();
+	aipg_written_key *written = writes == NULL ? NULL : aipg_write_set_find(writes, key);
+	aipg_newest newest;
+	bool newer;
+
+	if (written != NULL) {
+		if (written->newest->is_delete) {
+			return AIPG_LOCK_GONE;
+		}
+		return written->newest->command >= view->command ? AIPG_LOCK_SELF : AIPG_LOCKED;
+	}
+	newest = aipg_newest_committed(key, value);
+	if (!newest.found) {
+		return AIPG_LOCK_GONE;
+	}
+	newer = is_newer_than(&newest, view);
+	aipg_raise_deferred();
+	return newer ? AIPG_LOCKED_NEWER : AIPG_LOCKED;
+}
+
 static aipg_outcome change(const aipg_view *view, Oid relation, aidb_slice key, bool is_delete, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
 	aipg_written_key *written = aipg_write_set_find(writes, key);

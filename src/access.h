@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "aidb.h"
+#include "nodes/lockoptions.h"
 #include "utils/snapshot.h"
 
 /* ---- The store ------------------------------------------------------------------------------------------ */
@@ -91,6 +92,19 @@ extern aipg_outcome aipg_delete(const aipg_view *view, Oid relation, aidb_slice 
 /* Blind writes: whatever was there. The last one to commit stands. */
 extern void aipg_put(Oid relation, aidb_slice key, aidb_slice value);
 extern void aipg_remove(Oid relation, aidb_slice key);
+
+typedef enum aipg_lock_outcome {
+	AIPG_LOCKED,
+	AIPG_LOCKED_NEWER,
+	AIPG_LOCK_GONE,
+	AIPG_LOCK_BUSY,
+	AIPG_LOCK_SELF,
+} aipg_lock_outcome;
+extern aipg_lock_outcome aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+									   LockWaitPolicy policy, aidb_buffer *newest);
+
+/* Whether the newest row of the key is one that the view sees, or an own write of any command. */
+extern bool aipg_newest_is_visible(const aipg_view *view, aidb_slice key);
 
 /* The newest committed row or own write of any command, for catalog rows. */
 extern bool aipg_get_latest(aidb_slice key, aidb_buffer *value);

@@ -1,14 +1,17 @@
 #include "access.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_type_d.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
 #include "fdw.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/appendinfo.h"
 #include "row_codec.h"
 #include "table.h"
+#include "upsert.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -21,15 +24,19 @@
 typedef struct modify_state {
 	aipg_table *table;
 	const char *name;
-	size_t max_row_bytes;   /* key and row together */
-	bool ignore_duplicates; /* ON CONFLICT DO NOTHING */
-	StringInfoData key;     /* these three are reused from row to row */
+	size_t max_row_bytes; /* key and row together */
+	ModifyTableState *node;
+	OnConflictAction on_conflict;
+	bool has_insert_triggers; /* AFTER INSERT, for each row */
+	StringInfoData key;       /* these three are reused from row to row */
 	StringInfoData row;
 	StringInfoData old_key;
 	MemoryContext row_context; /* reset for each row */
 
+	aipg_view view;        /* UPDATE, DELETE, ON CONFLICT */
+	aidb_buffer *existing; /* ON CONFLICT DO UPDATE: the stored row */
+
 	/* UPDATE and DELETE */
-	aipg_view view;
 	AttrNumber *key_junk;     /* where the subplan has the old value of each key column */
 	TupleTableSlot *old_slot; /* holds these */
 	HeapTupleData old_tuple;  /* the deleted row, for RETURNING */
@@ -83,12 +90,6 @@ static RowMarkType choose_row_mark(RangeTblEntry *entry, LockClauseStrength stre
 
 /* ---- Begin and end --------------------------------------------------------------------------------------- */
 
-static bool ignores_duplicates(const ModifyTableState *node) {
-	const ModifyTable *plan = (const ModifyTable *)node->ps.plan; /* COPY has none */
-
-	return plan != NULL && plan->onConflictAction == ONCONFLICT_NOTHING;
-}
-
 static modify_state *create_state(ModifyTableState *node, ResultRelInfo *target) {
 	EState *estate = node->ps.state;
 	MemoryContext caller = MemoryContextSwitchTo(estate->es_query_cxt);
@@ -97,7 +98,13 @@ static modify_state *create_state(ModifyTableState *node, ResultRelInfo *target)
 	state->table = aipg_table_describe(target->ri_RelationDesc);
 	state->name = RelationGetRelationName(target->ri_RelationDesc);
 	state->max_row_bytes = aidb_max_batch_bytes(aipg_store()) - BATCH_OVERHEAD_BYTES;
-	state->ignore_duplicates = ignores_duplicates(node);
+	state->node = node;
+	state->on_conflict = aipg_upsert_action(node);
+	state->has_insert_triggers = target->ri_TrigDesc != NULL && target->ri_TrigDesc->trig_insert_after_row;
+	if (state->on_conflict != ONCONFLICT_NONE) {
+		state->view = aipg_view_of(estate->es_snapshot);
+		state->existing = aipg_buffer_create();
+	}
 	initStringInfo(&state->key);
 	initStringInfo(&state->row);
 	initStringInfo(&state->old_key);
@@ -248,17 +255,9 @@ static void encode_old_key(modify_state *state, TupleTableSlot *plan_slot) {
 	MemoryContextReset(state->row_context);
 }
 
-/* Stores the row in state->key and state->row; false when its key exists and that is to be ignored. */
-static bool insert_row(ResultRelInfo *target, modify_state *state) {
-	aidb_slice key = slice_of(&state->key);
-
-	if (aipg_insert(state->table->relid, key, slice_of(&state->row)) == AIPG_DUPLICATE) {
-		if (state->ignore_duplicates) {
-			return false;
-		}
-		report_duplicate(target->ri_RelationDesc, state->table, key);
-	}
-	return true;
+/* Stores the row in state->key and state->row; false when a row has its key. */
+static bool insert_row(modify_state *state) {
+	return aipg_insert(state->table->relid, slice_of(&state->key), slice_of(&state->row)) != AIPG_DUPLICATE;
 }
 
 /* Whether the old row was changed; false to pass over it, since this command has done so before. */
@@ -278,34 +277,123 @@ static bool settle(aipg_outcome outcome) {
 	return outcome == AIPG_DONE;
 }
 
+/* Checks and stores the row in `slot` in place of the one under state->old_key; false when that is to be passed over. */
+static bool replace_row(EState *estate, ResultRelInfo *target, TupleTableSlot *slot) {
+	modify_state *state = target->ri_FdwState;
+	Oid relid = state->table->relid;
+	aidb_slice old_key = slice_of(&state->old_key);
+
+	check_updated(estate, target, slot);
+	encode_row(state, slot);
+	if (state->key.len == state->old_key.len && memcmp(state->key.data, old_key.data, old_key.size) == 0) {
+		return settle(aipg_update(&state->view, relid, old_key, slice_of(&state->row)));
+	}
+	if (!settle(aipg_delete(&state->view, relid, old_key))) {
+		return false;
+	}
+	if (!insert_row(state)) {
+		report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
+	}
+	return true;
+}
+
+/* ON CONFLICT DO NOTHING: a transaction that goes by one snapshot may not go by a row that it does not see. */
+static void check_ignored(const modify_state *state) {
+	if (IsolationUsesXactSnapshot() && !aipg_newest_is_visible(&state->view, slice_of(&state->key))) {
+		report_conflict();
+	}
+	InstrCountTuples2(&state->node->ps, 1);
+}
+
+static void pg_attribute_noreturn() report_second_time(void) {
+	ereport(ERROR, (errcode(ERRCODE_CARDINALITY_VIOLATION),
+					errmsg("ON CONFLICT DO UPDATE command cannot affect row a second time"),
+					errhint("Ensure that no rows proposed for insertion within the same command have duplicate "
+							"constrained values.")));
+}
+
+/* Locks the newest row under state->key and reads it into `existing`; false when there is none any more. */
+static bool lock_existing(EState *estate, ResultRelInfo *target, TupleTableSlot *existing) {
+	modify_state *state = target->ri_FdwState;
+	aidb_slice key = slice_of(&state->key);
+	LockTupleMode mode =
+		aipg_upsert_sets_key(state->table, estate, target) ? LockTupleExclusive : LockTupleNoKeyExclusive;
+
+	switch (aipg_lock_row(&state->view, state->table->relid, key, mode, LockWaitBlock, state->existing)) {
+	case AIPG_LOCKED:
+		aipg_get(&state->view, key, state->existing);
+		break;
+	case AIPG_LOCKED_NEWER:
+		if (IsolationUsesXactSnapshot()) {
+			report_conflict();
+		}
+		break;
+	case AIPG_LOCK_SELF:
+		report_second_time();
+	case AIPG_LOCK_GONE:
+	case AIPG_LOCK_BUSY:
+		return false;
+	}
+	aipg_row_decode(state->table, key, (aidb_slice){state->existing->data, state->existing->size}, NULL,
+					state->node->ps.ps_ExprContext->ecxt_per_tuple_memory, existing);
+	existing->tts_tableOid = state->table->relid;
+	return true;
+}
+
+/* ON CONFLICT DO UPDATE; *changed is NULL when the row stays as it is. False when the insert is to be tried again. */
+static bool update_existing(EState *estate, ResultRelInfo *target, TupleTableSlot *excluded, TupleTableSlot **changed) {
+	modify_state *state = target->ri_FdwState;
+	TupleTableSlot *existing = target->ri_onConflict->oc_Existing;
+
+	if (!lock_existing(estate, target, existing)) {
+		return false;
+	}
+	*changed = aipg_upsert_compute(state->node, target, excluded);
+	if (*changed != NULL) {
+		resetStringInfo(&state->old_key);
+		appendBinaryStringInfo(&state->old_key, state->key.data, state->key.len);
+		if (replace_row(estate, target, *changed)) {
+			aipg_upsert_finish(state->node, target, *changed);
+		} else {
+			*changed = NULL;
+		}
+	}
+	ExecClearTuple(existing);
+	return true;
+}
+
 static TupleTableSlot *exec_insert(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
 								   TupleTableSlot *plan_slot) {
 	modify_state *state = target->ri_FdwState;
+	TupleTableSlot *changed;
 
 	check_inserted(estate, target, slot);
 	encode_row(state, slot);
-	return insert_row(target, state) ? slot : NULL;
+	if (state->has_insert_triggers) {
+		target->ri_TrigDesc->trig_insert_after_row = true; /* see aipg_upsert_finish */
+	}
+	while (!insert_row(state)) {
+		CHECK_FOR_INTERRUPTS();
+		switch (state->on_conflict) {
+		case ONCONFLICT_NONE:
+			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
+		case ONCONFLICT_NOTHING:
+			check_ignored(state);
+			return NULL;
+		case ONCONFLICT_UPDATE:
+			if (update_existing(estate, target, slot, &changed)) {
+				return changed;
+			}
+			break;
+		}
+	}
+	return slot;
 }
 
 static TupleTableSlot *exec_update(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
 								   TupleTableSlot *plan_slot) {
-	modify_state *state = target->ri_FdwState;
-	Oid relid = state->table->relid;
-	aidb_slice old_key;
-
-	check_updated(estate, target, slot);
-	encode_old_key(state, plan_slot);
-	encode_row(state, slot);
-	old_key = slice_of(&state->old_key);
-
-	if (state->key.len == state->old_key.len && memcmp(state->key.data, old_key.data, old_key.size) == 0) {
-		return settle(aipg_update(&state->view, relid, old_key, slice_of(&state->row))) ? slot : NULL;
-	}
-	if (!settle(aipg_delete(&state->view, relid, old_key))) {
-		return NULL;
-	}
-	insert_row(target, state);
-	return slot;
+	encode_old_key(target->ri_FdwState, plan_slot);
+	return replace_row(estate, target, slot) ? slot : NULL;
 }
 
 static TupleTableSlot *exec_delete(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
