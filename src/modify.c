@@ -194,8 +194,11 @@ static aidb_slice slice_of(const StringInfoData *bytes) {
 	return (aidb_slice){bytes->data, (size_t)bytes->len};
 }
 
-/* NOT NULL and CHECK: core leaves them to the wrapper. */
-static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableSlot *slot) {
+/* Row security of a partitioned table above, NOT NULL and CHECK: core leaves them to the wrapper. */
+static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableSlot *slot, WCOKind policies) {
+	if (target->ri_WithCheckOptions != NIL) {
+		ExecWithCheckOptions(policies, target, slot, estate);
+	}
 	if (RelationGetDescr(target->ri_RelationDesc)->constr != NULL) {
 		ExecConstraints(target, slot, estate);
 	}
@@ -203,10 +206,12 @@ static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableS
 
 /* A row that was routed to the partition is within its bounds, unless a trigger has changed it. */
 static void check_inserted(EState *estate, ResultRelInfo *target, TupleTableSlot *slot) {
+	const modify_state *state = target->ri_FdwState;
+	bool moved = state->node->operation == CMD_UPDATE; /* from a heap partition */
 	bool routed = target->ri_RootResultRelInfo != NULL;
 	bool changed = target->ri_TrigDesc != NULL && target->ri_TrigDesc->trig_insert_before_row;
 
-	check_constraints(estate, target, slot);
+	check_constraints(estate, target, slot, moved ? WCO_RLS_UPDATE_CHECK : WCO_RLS_INSERT_CHECK);
 	if (target->ri_RelationDesc->rd_rel->relispartition && (!routed || changed)) {
 		ExecPartitionCheck(target, slot, estate, true);
 	}
@@ -222,7 +227,7 @@ static void check_updated(EState *estate, ResultRelInfo *target, TupleTableSlot 
 							   RelationGetRelationName(target->ri_RelationDesc)),
 						errhint("DELETE the row and INSERT it again.")));
 	}
-	check_constraints(estate, target, slot);
+	check_constraints(estate, target, slot, WCO_RLS_UPDATE_CHECK);
 }
 
 /* Encodes the slot into state->key and state->row. */
