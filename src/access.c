@@ -3,12 +3,12 @@
 #include "access/xact.h"
 #include "host.h"
 #include "miscadmin.h"
+#include "row_codec.h"
+#include "row_lock.h"
 #include "transaction.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "view.h"
-
-void (*aipg_report_duplicate)(Oid relation, aidb_slice key) = NULL;
 
 /* ---- Buffers ------------------------------------------------------------------------------------------- */
 
@@ -49,6 +49,13 @@ static const aipg_write *own_write(const aipg_view *view, aidb_slice key) {
 	return written == NULL ? NULL : aipg_write_visible(written, view->command);
 }
 
+static const aipg_write *newest_own(aidb_slice key) {
+	aipg_write_set *writes = aipg_transaction_writes();
+	aipg_written_key *written = writes == NULL ? NULL : aipg_write_set_find(writes, key);
+
+	return written == NULL ? NULL : written->newest;
+}
+
 bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
 	const aipg_write *own = own_write(view, key);
 	aidb_read_options options = read_options(view);
@@ -69,16 +76,12 @@ bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
 }
 
 bool aipg_get_latest(aidb_slice key, aidb_buffer *value) {
-	aipg_write_set *writes = aipg_transaction_writes();
-	aipg_written_key *written = writes == NULL ? NULL : aipg_write_set_find(writes, key);
+	const aipg_write *own = newest_own(key);
 
-	if (written != NULL) {
-		if (!written->newest->is_delete) {
-			set_buffer(value, written->newest);
-		}
-		return !written->newest->is_delete;
+	if (own != NULL && !own->is_delete) {
+		set_buffer(value, own);
 	}
-	return aipg_newest_committed(key, value).found;
+	return own != NULL ? !own->is_delete : aipg_newest_committed(key, value).found;
 }
 
 /* ---- Cursors ------------------------------------------------------------------------------------------- */
@@ -254,17 +257,132 @@ bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value) {
 	}
 }
 
-/* ---- Writes -------------------------------------------------------------------------------------------- */
+/* ---- Locking ------------------------------------------------------------------------------------------- */
 
-/* Notes what the first write to a key builds on. */
-static void begin_key(aipg_written_key *written, Oid relation, aidb_sequence expected, aidb_sequence as_of,
-					  bool inserted, bool blind) {
-	written->relation = relation;
-	written->expected = expected;
-	written->as_of = as_of;
-	written->inserted = inserted;
-	written->blind = blind;
+static bool is_newer_than(const aipg_newest *newest, const aipg_view *view) {
+	bool newer =
+		newest->version > view->sequence || (newest->tag != 0 && !aipg_tag_visible(view->snapshot, newest->tag));
+
+	aipg_raise_deferred();
+	return newer;
 }
+
+static void refuse_newer(const char *what) {
+	if (IsolationUsesXactSnapshot()) {
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("could not serialize access due to concurrent %s", what),
+						errhint("The transaction might succeed if retried.")));
+	}
+}
+
+static aidb_slice contents(const aidb_buffer *buffer) {
+	return (aidb_slice){buffer->data, buffer->size};
+}
+
+/* Whether what the view sees under the key, read into *seen, is an older version of this row and not one deleted since. */
+static bool is_same_row(const aipg_view *view, aidb_slice key, const aidb_buffer *current, aidb_buffer *seen) {
+	return aipg_get(view, key, seen) && aipg_row_incarnation(contents(seen)) == aipg_row_incarnation(contents(current));
+}
+
+/* The row is locked, is not ours, and has been committed after the view. */
+static aipg_row_state judge_newer(const aipg_view *view, aidb_slice key, LockTupleMode mode, aidb_buffer *current) {
+	aidb_buffer *seen = aipg_buffer_create();
+	bool same = is_same_row(view, key, current, seen);
+	aipg_row_state state = same ? AIPG_ROW_NEWER : AIPG_ROW_GONE;
+
+	if (same && mode == LockTupleKeyShare) {
+		state = AIPG_ROW_SAME;
+		if (aidb_buffer_set(current, contents(seen)) != AIDB_OK) {
+			aipg_raise(AIDB_NO_MEMORY, "could not read from the AiDb store");
+		}
+	} else {
+		refuse_newer(same ? "update" : "delete");
+	}
+	aidb_buffer_free(seen);
+	return state;
+}
+
+static aipg_row_state judge_committed(const aipg_view *view, aidb_slice key, LockTupleMode mode, aidb_buffer *current) {
+	aipg_newest newest = aipg_newest_committed(key, current);
+
+	if (!newest.found) {
+		refuse_newer("delete");
+		return AIPG_ROW_GONE;
+	}
+	return is_newer_than(&newest, view) ? judge_newer(view, key, mode, current) : AIPG_ROW_SAME;
+}
+
+static aipg_row_state judge_own(const aipg_view *view, const aipg_write *own, aidb_buffer *current) {
+	if (own->command >= view->command) {
+		return own->command > view->command ? AIPG_ROW_TRIGGER_MODIFIED : AIPG_ROW_SELF_MODIFIED;
+	}
+	if (own->is_delete) {
+		return AIPG_ROW_GONE;
+	}
+	set_buffer(current, own);
+	return AIPG_ROW_SAME;
+}
+
+aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+							 LockWaitPolicy policy, aidb_buffer *current) {
+	const aipg_write *own = newest_own(key);
+	aipg_row_state state = AIPG_ROW_SAME;
+	aipg_row_lock lock;
+
+	aipg_transaction_check_open();
+	if (own != NULL) {
+		state = judge_own(view, own, current);
+	}
+	if (state != AIPG_ROW_SAME) {
+		return state;
+	}
+	if (!aipg_row_lock_take(relation, key, mode, policy, &lock)) {
+		return AIPG_ROW_BUSY;
+	}
+	if (own == NULL) {
+		state = judge_committed(view, key, mode, current);
+	}
+	if (state == AIPG_ROW_GONE) {
+		aipg_row_lock_undo(&lock);
+	}
+	return state;
+}
+
+aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+								aidb_buffer *current) {
+	const aipg_write *own = newest_own(key);
+	aipg_row_lock lock;
+	aipg_newest newest;
+
+	aipg_transaction_check_open();
+	if (own != NULL) {
+		return judge_own(view, own, current);
+	}
+	aipg_row_lock_take(relation, key, mode, LockWaitBlock, &lock);
+	newest = aipg_newest_committed(key, current);
+	if (!newest.found) {
+		aipg_row_lock_undo(&lock);
+		return AIPG_ROW_GONE;
+	}
+	if (!is_newer_than(&newest, view)) {
+		return AIPG_ROW_SAME;
+	}
+	refuse_newer("update");
+	return AIPG_ROW_NEWER;
+}
+
+void aipg_check_newest_seen(const aipg_view *view, aidb_slice key) {
+	aipg_newest newest;
+
+	if (newest_own(key) == NULL) {
+		newest = aipg_newest_committed(key, NULL);
+		if (is_newer_than(&newest, view)) {
+			refuse_newer("update");
+		}
+	}
+}
+
+/* ---- Writes -------------------------------------------------------------------------------------------- */
 
 /* A single write must fit a record of the log by itself. Refused where it is made, not at commit. */
 static void check_size(aidb_slice key, aidb_slice value) {
@@ -283,124 +401,100 @@ static void check_size(aidb_slice key, aidb_slice value) {
 	}
 }
 
-aipg_outcome aipg_insert(Oid relation, aidb_slice key, aidb_slice value) {
+/* The key is locked. `existed`: there may be a committed version of it. */
+static void add_write(Oid relation, aidb_slice key, bool existed, bool is_delete, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
-	aipg_written_key *written = aipg_write_set_find(writes, key);
 	CommandId command = GetCurrentCommandId(true);
-
-	check_size(key, value);
-	if (written != NULL) {
-		if (!written->newest->is_delete) {
-			return AIPG_DUPLICATE;
-		}
-	} else {
-		aidb_sequence as_of = aidb_current_sequence(aipg_store());
-
-		if (aipg_newest_committed(key, NULL).found) {
-			return AIPG_DUPLICATE;
-		}
-		written = aipg_write_set_key(writes, key);
-		begin_key(written, relation, 0, as_of, true, false);
-	}
-	aipg_write_set_add(writes, written, command, false, value);
-	return AIPG_DONE;
-}
-
-static bool is_newer_than(const aipg_newest *newest, const aipg_view *view) {
-	return !newest->found || newest->version > view->sequence ||
-		   (newest->tag != 0 && !aipg_tag_visible(view->snapshot, newest->tag));
-}
-
-bool aipg_newest_is_visible(const aipg_view *view, aidb_slice key) {
-	aipg_write_set *writes = aipg_transaction_writes();
-	aipg_newest newest;
-	bool newer;
-
-	if (writes != NULL && aipg_write_set_find(writes, key) != NULL) {
-		return true;
-	}
-	newest = aipg_newest_committed(key, NULL);
-	newer = is_newer_than(&newest, view);
-	aipg_raise_deferred();
-	return !newer;
-}
-
-aipg_lock_outcome aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
-								LockWaitPolicy policy, aidb_buffer *value) {
-	aipg_write_set *writes = aipg_transaction_writes();
-	aipg_written_key *written = writes == NULL ? NULL : aipg_write_set_find(writes, key);
-	aipg_newest newest;
-	bool newer;
-
-	if (written != NULL) {
-		if (written->newest->is_delete) {
-			return AIPG_LOCK_GONE;
-		}
-		return written->newest->command >= view->command ? AIPG_LOCK_SELF : AIPG_LOCKED;
-	}
-	newest = aipg_newest_committed(key, value);
-	if (!newest.found) {
-		return AIPG_LOCK_GONE;
-	}
-	newer = is_newer_than(&newest, view);
-	aipg_raise_deferred();
-	return newer ? AIPG_LOCKED_NEWER : AIPG_LOCKED;
-}
-
-static aipg_outcome change(const aipg_view *view, Oid relation, aidb_slice key, bool is_delete, aidb_slice value) {
-	aipg_write_set *writes = aipg_transaction_begin_write();
-	aipg_written_key *written = aipg_write_set_find(writes, key);
-	CommandId command = GetCurrentCommandId(true);
-
-	check_size(key, value);
-	if (written != NULL) {
-		if (written->newest->command > view->command) {
-			return AIPG_TRIGGER_MODIFIED;
-		}
-		if (written->newest->command == view->command || written->newest->is_delete) {
-			return AIPG_SELF_MODIFIED;
-		}
-	} else {
-		aidb_sequence as_of = aidb_current_sequence(aipg_store());
-		aipg_newest newest = aipg_newest_committed(key, NULL);
-
-		bool newer = is_newer_than(&newest, view);
-
-		aipg_raise_deferred();
-		if (newer) {
-			return AIPG_CONFLICT;
-		}
-		written = aipg_write_set_key(writes, key);
-		begin_key(written, relation, newest.version, as_of, false, false);
-	}
-	aipg_write_set_add(writes, written, command, is_delete, value);
-	return AIPG_DONE;
-}
-
-aipg_outcome aipg_update(const aipg_view *view, Oid relation, aidb_slice key, aidb_slice value) {
-	return change(view, relation, key, false, value);
-}
-
-aipg_outcome aipg_delete(const aipg_view *view, Oid relation, aidb_slice key) {
-	return change(view, relation, key, true, (aidb_slice){NULL, 0});
-}
-
-static void write_blind(Oid relation, aidb_slice key, bool is_delete, aidb_slice value) {
-	aipg_write_set *writes = aipg_transaction_begin_write();
 	aipg_written_key *written;
 
 	check_size(key, value);
 	written = aipg_write_set_key(writes, key);
 	if (written->newest == NULL) {
-		begin_key(written, relation, 0, 0, false, true);
+		written->relation = relation;
+		written->existed = existed;
 	}
-	aipg_write_set_add(writes, written, GetCurrentCommandId(true), is_delete, value);
+	aipg_write_set_add(writes, written, command, is_delete, value);
 }
 
-void aipg_put(Oid relation, aidb_slice key, aidb_slice value) {
-	write_blind(relation, key, false, value);
+static aidb_slice row_slice(StringInfo row) {
+	return (aidb_slice){row->data, (size_t)row->len};
 }
 
-void aipg_remove(Oid relation, aidb_slice key) {
-	write_blind(relation, key, true, (aidb_slice){NULL, 0});
+/*
+ * Locks a key to be inserted. Returns false when a committed row has it. *deleted says that one had it once, which
+ * somebody may still see.
+ */
+static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, bool *deleted) {
+	for (;;) {
+		bool granted = aipg_row_lock_take_for_insert(relation, key, lock);
+		aipg_newest newest = aipg_newest_committed(key, NULL);
+
+		if (granted && newest.found) {
+			aipg_row_lock_undo(lock);
+		}
+		if (granted || newest.found) {
+			*deleted = newest.version != 0;
+			return !newest.found;
+		}
+		/* who has locked it without writing it had found a row that is not there any more */
+		aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, lock);
+	}
+}
+
+bool aipg_insert(Oid relation, aidb_slice key, StringInfo row) {
+	const aipg_write *own;
+	bool existed = false;
+	aipg_row_lock lock;
+
+	aipg_transaction_begin_write();
+	own = newest_own(key);
+	if (own != NULL) {
+		if (!own->is_delete) {
+			return false;
+		}
+		existed = true;
+		aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
+	} else if (!lock_absent(relation, key, &lock, &existed)) {
+		return false;
+	}
+	if (existed) {
+		aipg_row_set_incarnation(row, aidb_current_sequence(aipg_store()));
+	}
+	aipg_row_lock_note_write(&lock);
+	add_write(relation, key, false, false, row_slice(row));
+	return true;
+}
+
+void aipg_update(Oid relation, aidb_slice key, aidb_slice current, StringInfo row) {
+	aipg_row_lock lock;
+
+	aipg_row_lock_take(relation, key, LockTupleNoKeyExclusive, LockWaitBlock, &lock);
+	aipg_row_set_incarnation(row, aipg_row_incarnation(current));
+	aipg_row_lock_note_write(&lock);
+	add_write(relation, key, true, false, row_slice(row));
+}
+
+void aipg_delete(Oid relation, aidb_slice key) {
+	aipg_row_lock lock;
+
+	aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
+	aipg_row_lock_note_write(&lock);
+	add_write(relation, key, true, true, (aidb_slice){NULL, 0});
+}
+
+static void write_blind(aidb_slice key, bool is_delete, aidb_slice value) {
+	aipg_row_lock lock;
+
+	aipg_transaction_begin_write();
+	aipg_row_lock_take(InvalidOid, key, LockTupleExclusive, LockWaitBlock, &lock);
+	aipg_row_lock_note_write(&lock);
+	add_write(InvalidOid, key, true, is_delete, value);
+}
+
+void aipg_put(aidb_slice key, aidb_slice value) {
+	write_blind(key, false, value);
+}
+
+void aipg_remove(aidb_slice key) {
+	write_blind(key, true, (aidb_slice){NULL, 0});
 }

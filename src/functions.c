@@ -107,7 +107,7 @@ Datum aipg_sql_put(PG_FUNCTION_ARGS) {
 	refuse_null(fcinfo, 1, "key");
 	refuse_null(fcinfo, 2, "value");
 	set_key(key, make_space(PG_GETARG_TEXT_PP(0)), PG_GETARG_BYTEA_PP(1));
-	aipg_put(InvalidOid, slice_of_key(key), slice_of_varlena(PG_GETARG_BYTEA_PP(2)));
+	aipg_put(slice_of_key(key), slice_of_varlena(PG_GETARG_BYTEA_PP(2)));
 	PG_RETURN_VOID();
 }
 
@@ -143,7 +143,7 @@ Datum aipg_sql_delete(PG_FUNCTION_ARGS) {
 	if (!aipg_get(&view, slice_of_key(key), NULL)) {
 		PG_RETURN_BOOL(false);
 	}
-	aipg_remove(InvalidOid, slice_of_key(key));
+	aipg_remove(slice_of_key(key));
 	PG_RETURN_BOOL(true);
 }
 
@@ -182,7 +182,7 @@ Datum aipg_sql_batch_put(PG_FUNCTION_ARGS) {
 	for (int i = 0; i < count; i++) {
 		CHECK_FOR_INTERRUPTS();
 		set_key(key, space, (bytea *)DatumGetPointer(keys[i]));
-		aipg_put(InvalidOid, slice_of_key(key), slice_of_varlena(DatumGetPointer(values[i])));
+		aipg_put(slice_of_key(key), slice_of_varlena(DatumGetPointer(values[i])));
 	}
 	PG_RETURN_INT64(count);
 }

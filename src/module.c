@@ -11,6 +11,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
+#include "row_lock.h"
 #include "settings.h"
 #include "shared.h"
 #include "storage/ipc.h"
@@ -36,6 +37,7 @@ static void shmem_request(void) {
 	}
 	aipg_store_shmem_request();
 	aipg_catalog_shmem_request();
+	aipg_row_lock_shmem_request();
 }
 
 static void shmem_startup(void) {
@@ -44,6 +46,7 @@ static void shmem_startup(void) {
 	}
 	aipg_store_shmem_startup();
 	aipg_catalog_shmem_startup();
+	aipg_row_lock_shmem_startup();
 }
 
 /* PostgreSQL has just taken the snapshot for analysis: the first moment to take ours, where a transaction has but one. */

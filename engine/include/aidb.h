@@ -301,7 +301,8 @@ typedef struct aidb_read_options {
 
 /*
  * Reads the value of `key` into *value and the sequence of its version into *version (either may be NULL).
- * AIDB_NOT_FOUND when the key is absent or deleted. `options` may be NULL.
+ * AIDB_NOT_FOUND when the key is absent or deleted; then *version is the sequence of its deletion, or 0 when the store
+ * knows of none any more. `options` may be NULL.
  */
 AIDB_PUBLIC aidb_status aidb_get(aidb_db *db, const aidb_read_options *options, aidb_slice key, aidb_buffer *value,
 								 aidb_sequence *version);
