@@ -326,7 +326,7 @@ static PlannedStmt *plan_query(Query *query, const char *text, int cursor_option
 	PlannedStmt *plan = next_planner != NULL ? next_planner(query, text, cursor_options, parameters)
 											 : standard_planner(query, text, cursor_options, parameters);
 
-	/* A plan that is kept must not outlive what was found out of its partitions. */
+	/* A plan that is kept is made anew when a partition comes or goes, or an index of one. */
 	plan->relationOids = list_concat_unique_oid(plan->relationOids, tables);
 	return plan;
 }
