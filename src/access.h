@@ -3,8 +3,8 @@
  *
  * Everything above (scan, modify, ddl, functions) reads and writes through these functions and never calls the
  * engine itself. They give PostgreSQL's rules: a statement reads one snapshot, taken at the instant of
- * PostgreSQL's own; a transaction sees its own writes by command id; savepoints cut them back; two transactions
- * that change one key conflict.
+ * PostgreSQL's own; a transaction sees its own writes by command id; savepoints cut them back; who changes a row
+ * locks it.
  *
  * Errors are raised with ereport. Memory is the current context's unless said otherwise.
  */

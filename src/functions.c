@@ -3,7 +3,7 @@
  *
  * A key space is an index of its own in the store with bytea keys and values, found by name in the store's catalog.
  * The functions read what the calling statement may see and write into the transaction, as statements on tables do;
- * but writes are blind: of two transactions that write one key, the last to commit stands, and neither fails.
+ * but writes are blind, whatever was there. They lock the key: of two transactions that write one, the second waits.
  */
 #include "postgres.h"
 
@@ -15,6 +15,7 @@
 #include "funcapi.h"
 #include "key_codec.h"
 #include "miscadmin.h"
+#include "row_lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -369,6 +370,7 @@ Datum aipg_sql_stats(PG_FUNCTION_ARGS) {
 		return_number(result, psprintf("level%d_files", level), stats.level_files[level]);
 		return_number(result, psprintf("level%d_bytes", level), stats.level_bytes[level]);
 	}
+	return_number(result, "row_locks", aipg_row_locks_count());
 	return_number(result, "writes_off", stats.writes_off);
 	return (Datum)0;
 }

@@ -253,6 +253,8 @@ static void commit(void) {
 	stop_counting();
 	if (current.stage == RESERVED) {
 		commit_plain();
+	} else if (current.stage == PREPARED) {
+		aipg_fault_point("commit_mixed_end");
 	}
 	aipg_row_locks_release();
 	forget();
