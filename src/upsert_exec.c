@@ -40,20 +40,16 @@ static bool wants_change(ModifyTableState *node, ResultRelInfo *target, TupleTab
 	return true;
 }
 
-static bool fire_before_triggers(ModifyTableState *node, ResultRelInfo *target, TupleTableSlot *changed) {
-	HeapTuple old;
-	bool copied;
-	bool wanted;
+/* The existing row as triggers want it; its slot, of a foreign table's kind, keeps it. */
+static HeapTuple old_row(const ResultRelInfo *target) {
+	return ExecFetchSlotHeapTuple(target->ri_onConflict->oc_Existing, true, NULL);
+}
 
+static bool fire_before_triggers(ModifyTableState *node, ResultRelInfo *target, TupleTableSlot *changed) {
 	if (target->ri_TrigDesc == NULL || !target->ri_TrigDesc->trig_update_before_row) {
 		return true;
 	}
-	old = ExecFetchSlotHeapTuple(target->ri_onConflict->oc_Existing, true, &copied);
-	wanted = ExecBRUpdateTriggers(node->ps.state, &node->mt_epqstate, target, NULL, old, changed, NULL);
-	if (copied) {
-		heap_freetuple(old);
-	}
-	return wanted;
+	return ExecBRUpdateTriggers(node->ps.state, &node->mt_epqstate, target, NULL, old_row(target), changed, NULL);
 }
 
 TupleTableSlot *aipg_upsert_compute(ModifyTableState *node, ResultRelInfo *target, TupleTableSlot *excluded) {
@@ -78,19 +74,13 @@ TupleTableSlot *aipg_upsert_compute(ModifyTableState *node, ResultRelInfo *targe
 }
 
 void aipg_upsert_finish(ModifyTableState *node, ResultRelInfo *target, TupleTableSlot *changed) {
-	HeapTuple old;
-	bool copied;
+	TriggerDesc *triggers = target->ri_TrigDesc; /* a copy, of this target alone */
 
-	if (target->ri_TrigDesc != NULL) {
-		target->ri_TrigDesc->trig_insert_after_row = false; /* a copy, of this target alone */
+	if (triggers != NULL) {
+		triggers->trig_insert_after_row = false;
 	}
-	if (target->ri_TrigDesc == NULL && node->mt_oc_transition_capture == NULL) {
-		return;
-	}
-	old = ExecFetchSlotHeapTuple(target->ri_onConflict->oc_Existing, true, &copied);
-	ExecARUpdateTriggers(node->ps.state, target, NULL, NULL, NULL, old, changed, NIL, node->mt_oc_transition_capture,
-						 false);
-	if (copied) {
-		heap_freetuple(old);
+	if ((triggers != NULL && triggers->trig_update_after_row) || node->mt_oc_transition_capture != NULL) {
+		ExecARUpdateTriggers(node->ps.state, target, NULL, NULL, NULL, old_row(target), changed, NIL,
+							 node->mt_oc_transition_capture, false);
 	}
 }
