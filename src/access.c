@@ -361,7 +361,6 @@ aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice 
 	aipg_row_lock_take(relation, key, mode, LockWaitBlock, &lock);
 	newest = aipg_newest_committed(key, current);
 	if (!newest.found) {
-		aipg_row_lock_undo(&lock);
 		return AIPG_ROW_GONE;
 	}
 	if (!is_newer_than(&newest, view)) {
@@ -427,6 +426,7 @@ static aidb_slice row_slice(StringInfo row) {
 static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, bool *deleted) {
 	for (;;) {
 		bool granted = aipg_row_lock_take_for_insert(relation, key, lock);
+		bool only_locked = !granted && !aipg_row_lock_await_writers(relation, key);
 		aipg_newest newest = aipg_newest_committed(key, NULL);
 
 		if (granted && newest.found) {
@@ -436,9 +436,22 @@ static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, bool 
 			*deleted = newest.version != 0;
 			return !newest.found;
 		}
-		/* who has locked it without writing it had found a row that is not there any more */
-		aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, lock);
+		if (only_locked) {
+			/* who has locked it without writing it had found a row that is not there any more */
+			aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, lock);
+		}
 	}
+}
+
+bool aipg_row_exists(Oid relation, aidb_slice key) {
+	const aipg_write *own = newest_own(key);
+
+	aipg_transaction_check_open();
+	if (own != NULL) {
+		return !own->is_delete;
+	}
+	aipg_row_lock_await_writers(relation, key);
+	return aipg_newest_committed(key, NULL).found;
 }
 
 bool aipg_insert(Oid relation, aidb_slice key, StringInfo row) {

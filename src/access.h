@@ -91,8 +91,14 @@ extern aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_sl
 									LockWaitPolicy policy, aidb_buffer *current);
 
 /*
- * The same for whatever row has the key now, which the view need not see. For a row that the caller knows to be there: the
- * conflict of an insert.
+ * Whether a row has the key, whatever the snapshot sees. Waits like an insert for a transaction that has written the key and
+ * is still open, but locks nothing.
+ */
+extern bool aipg_row_exists(Oid relation, aidb_slice key);
+
+/*
+ * Like aipg_lock_row for whatever row has the key now, which the view need not see: the conflict of an insert. The key stays locked
+ * when the row is gone, for the insert that is then tried again.
  */
 extern aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
 									   aidb_buffer *current);

@@ -238,9 +238,18 @@ static void encode_old_key(modify_state *state, TupleTableSlot *plan_slot) {
 	MemoryContextReset(state->row_context);
 }
 
-/* Stores the row in state->key and state->row; false when a row has its key. */
+/*
+ * Stores the row in state->key and state->row; false when a row has its key. ON CONFLICT, which expects one, looks for it
+ * first, since an insert locks the key for a moment even in vain.
+ */
 static bool insert_row(modify_state *state) {
-	return aipg_insert(state->table->relid, slice_of(&state->key), &state->row);
+	Oid relid = state->table->relid;
+	aidb_slice key = slice_of(&state->key);
+
+	if (state->on_conflict != ONCONFLICT_NONE && aipg_row_exists(relid, key)) {
+		return false;
+	}
+	return aipg_insert(relid, key, &state->row);
 }
 
 static void pg_attribute_noreturn() report_trigger_modified(void) {

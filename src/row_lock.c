@@ -74,6 +74,7 @@ typedef struct request {
 	uint32 index_id;
 	LockTupleMode mode;
 	bool insert;
+	bool look;        /* and takes nothing */
 	bool held;        /* the transaction holds the key already, if not as strongly */
 	uint64 blocker;   /* serial of a holder that is in the way */
 	bool only_locked; /* those in the way have not written */
@@ -330,6 +331,9 @@ static attempt_result attempt(request *wanted) {
 	}
 	if (wanted->blocker != 0) {
 		return BLOCKED;
+	}
+	if (wanted->look) {
+		return GRANTED;
 	}
 	mine = current_holder();
 	if (own != NULL && mine != NULL && own->holder == mine->serial) {
@@ -723,9 +727,17 @@ bool aipg_row_lock_take_for_insert(Oid relation, aidb_slice key, aipg_row_lock *
 	bool granted;
 
 	wanted.insert = true;
-	granted = lock_or_wait(&wanted, LockWaitBlock);
+	granted = lock_or_wait(&wanted, LockWaitSkip);
 	*lock = wanted.lock;
 	return granted;
+}
+
+bool aipg_row_lock_await_writers(Oid relation, aidb_slice key) {
+	request wanted = request_for(relation, key, LockTupleExclusive);
+
+	wanted.insert = true;
+	wanted.look = true;
+	return lock_or_wait(&wanted, LockWaitBlock);
 }
 
 void aipg_row_lock_note_write(const aipg_row_lock *lock) {
