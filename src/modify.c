@@ -39,6 +39,7 @@ typedef struct modify_state {
 	TupleTableSlot *old_slot;     /* holds these */
 	bool locked;                  /* the scan has locked the rows already, and handed on their newest versions */
 	aidb_buffer *current;         /* the row to be changed, as it is now */
+	StringInfoData moved;         /* its key, when that is not the one that the plan has found it by */
 	MemoryContext current_values; /* its values */
 } modify_state;
 
@@ -106,6 +107,7 @@ static void prepare_old_key(ModifyTableState *node, ResultRelInfo *target, modif
 
 	prepare_current(node->ps.state, state);
 	state->locked = aipg_scan_locks_rows(target->ri_TrigDesc);
+	initStringInfo(&state->moved);
 	state->old_slot = ExecInitExtraTupleSlot(node->ps.state, RelationGetDescr(target->ri_RelationDesc), &TTSOpsVirtual);
 	state->key_junk = palloc(table->key_count * sizeof(AttrNumber));
 	for (int i = 0; i < table->key_count; i++) {
@@ -292,12 +294,23 @@ static TupleTableSlot *plan_again(ResultRelInfo *target, modify_state *state) {
  */
 static TupleTableSlot *lock_target(ResultRelInfo *target, modify_state *state, LockTupleMode mode,
 								   TupleTableSlot *plan_slot) {
-	switch (aipg_lock_row(&state->view, state->table->relid, slice_of(&state->old_key), mode, LockWaitBlock,
-						  state->current)) {
+	aipg_row_state found;
+
+	if (state->locked) {
+		found = aipg_read_locked(&state->view, slice_of(&state->old_key), state->current);
+	} else {
+		found = aipg_lock_row(&state->view, state->table->relid, slice_of(&state->old_key), mode, LockWaitBlock,
+							  state->current, &state->moved);
+	}
+	if (state->moved.len > 0) {
+		resetStringInfo(&state->old_key);
+		appendBinaryStringInfo(&state->old_key, state->moved.data, state->moved.len);
+	}
+	switch (found) {
 	case AIPG_ROW_SAME:
 		return plan_slot;
 	case AIPG_ROW_NEWER:
-		return state->locked ? plan_slot : plan_again(target, state);
+		return plan_again(target, state);
 	case AIPG_ROW_TRIGGER_MODIFIED:
 		report_trigger_modified();
 	default:
@@ -331,8 +344,7 @@ static bool changes_key(const modify_state *state) {
 /* Stores the row in state->key and state->row in place of the locked one in state->old_key and state->current. */
 static void replace_row(ResultRelInfo *target, modify_state *state) {
 	if (changes_key(state)) {
-		aipg_delete(state->table->relid, slice_of(&state->old_key));
-		if (!insert_row(state)) {
+		if (!aipg_move(state->table->relid, slice_of(&state->old_key), slice_of(&state->key), &state->row)) {
 			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
 		}
 	} else {
