@@ -434,6 +434,39 @@ aipg_row_state aipg_read_locked(const aipg_view *view, aidb_slice key, aidb_buff
 	return aipg_newest_committed(key, current).found ? AIPG_ROW_SAME : AIPG_ROW_GONE;
 }
 
+aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+								aidb_buffer *current) {
+	const aipg_write *own = newest_own(key);
+	aipg_row_lock lock;
+	aipg_newest newest;
+
+	aipg_transaction_check_open();
+	if (own != NULL) {
+		return judge_own(view, own, current);
+	}
+	aipg_row_lock_take(relation, key, mode, LockWaitBlock, &lock);
+	newest = aipg_newest_committed(key, current);
+	if (!newest.found) {
+		return AIPG_ROW_GONE;
+	}
+	if (!is_newer_than(&newest, view)) {
+		return AIPG_ROW_SAME;
+	}
+	refuse_newer("update");
+	return AIPG_ROW_NEWER;
+}
+
+void aipg_check_newest_seen(const aipg_view *view, aidb_slice key) {
+	aipg_newest newest;
+
+	if (newest_own(key) == NULL) {
+		newest = aipg_newest_committed(key, NULL);
+		if (is_newer_than(&newest, view)) {
+			refuse_newer("update");
+		}
+	}
+}
+
 /* ---- Writes -------------------------------------------------------------------------------------------- */
 
 /* A single write must fit a record of the log by itself. Refused where it is made, not at commit. */
@@ -486,6 +519,7 @@ static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, uint6
 
 	for (;;) {
 		bool granted = aipg_row_lock_take_for_insert(relation, key, lock);
+		bool only_locked = !granted && !aipg_row_lock_await_writers(relation, key);
 		aipg_newest newest;
 
 		note.size = 0;
@@ -500,9 +534,22 @@ static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, uint6
 			}
 			return !newest.found;
 		}
-		/* who has locked it without writing it had found a row that is not there any more */
-		aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, lock);
+		if (only_locked) {
+			/* who has locked it without writing it had found a row that is not there any more */
+			aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, lock);
+		}
 	}
+}
+
+bool aipg_row_exists(Oid relation, aidb_slice key) {
+	const aipg_write *own = newest_own(key);
+
+	aipg_transaction_check_open();
+	if (own != NULL) {
+		return !own->is_delete;
+	}
+	aipg_row_lock_await_writers(relation, key);
+	return aipg_newest_committed(key, NULL).found;
 }
 
 bool aipg_insert(Oid relation, aidb_slice key, StringInfo row) {

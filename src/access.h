@@ -99,6 +99,21 @@ extern aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_sl
 extern aipg_row_state aipg_read_locked(const aipg_view *view, aidb_slice key, aidb_buffer *current);
 
 /*
+ * Whether a row has the key, whatever the snapshot sees. Waits like an insert for a transaction that has written the key and
+ * is still open, but locks nothing.
+ */
+extern bool aipg_row_exists(Oid relation, aidb_slice key);
+
+/*
+ * Like aipg_lock_row for whatever row has the key now, which the view need not see: the conflict of an insert. The key
+ * stays locked when the row is gone, for the insert that is then tried again.
+ */
+extern aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+									   aidb_buffer *current);
+/* Raises 40001 when the key's row has been committed after the view: for transactions that go by one snapshot. */
+extern void aipg_check_newest_seen(const aipg_view *view, aidb_slice key);
+
+/*
  * Writes belong to the current command and subtransaction; keys and rows are copied. `relation` names the table for
  * messages. They call GetCurrentCommandId(true).
  *

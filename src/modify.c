@@ -1,14 +1,17 @@
 #include "access.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "fdw.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/appendinfo.h"
 #include "row_codec.h"
 #include "row_mark.h"
 #include "table.h"
+#include "upsert.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -21,16 +24,17 @@
 typedef struct modify_state {
 	aipg_table *table;
 	const char *name;
-	size_t max_row_bytes;   /* key and row together */
-	bool ignore_duplicates; /* ON CONFLICT DO NOTHING */
-	StringInfoData key;     /* these three are reused from row to row */
+	size_t max_row_bytes; /* key and row together */
+	ModifyTableState *node;
+	OnConflictAction on_conflict;
+	bool has_insert_triggers; /* AFTER INSERT, for each row */
+	StringInfoData key;       /* these three are reused from row to row */
 	StringInfoData row;
 	StringInfoData old_key;
 	MemoryContext row_context; /* reset for each row */
 
-	/* UPDATE and DELETE */
+	/* UPDATE, DELETE, and ON CONFLICT, for which the plan gives no keys */
 	aipg_view view;
-	ModifyTableState *node;
 	AttrNumber *key_junk;         /* where the subplan has the old value of each key column */
 	TupleTableSlot *old_slot;     /* holds these */
 	bool locked;                  /* the scan has locked the rows already, and handed on their newest versions */
@@ -67,10 +71,11 @@ static int is_updatable(Relation relation) {
 
 /* ---- Begin and end --------------------------------------------------------------------------------------- */
 
-static bool ignores_duplicates(const ModifyTableState *node) {
-	const ModifyTable *plan = (const ModifyTable *)node->ps.plan; /* COPY has none */
-
-	return plan != NULL && plan->onConflictAction == ONCONFLICT_NOTHING;
+/* For statements that change rows which are there already. */
+static void prepare_current(EState *estate, modify_state *state) {
+	state->view = aipg_view_of(estate->es_snapshot, state->table->relid);
+	state->current = aipg_buffer_create();
+	state->current_values = AllocSetContextCreate(CurrentMemoryContext, "AiDb changed row", ALLOCSET_DEFAULT_SIZES);
 }
 
 static modify_state *create_state(ModifyTableState *node, ResultRelInfo *target) {
@@ -81,11 +86,16 @@ static modify_state *create_state(ModifyTableState *node, ResultRelInfo *target)
 	state->table = aipg_table_describe(target->ri_RelationDesc);
 	state->name = RelationGetRelationName(target->ri_RelationDesc);
 	state->max_row_bytes = aidb_max_batch_bytes(aipg_store()) - BATCH_OVERHEAD_BYTES;
-	state->ignore_duplicates = ignores_duplicates(node);
+	state->node = node;
+	state->on_conflict = aipg_upsert_action(node);
+	state->has_insert_triggers = target->ri_TrigDesc != NULL && target->ri_TrigDesc->trig_insert_after_row;
 	initStringInfo(&state->key);
 	initStringInfo(&state->row);
 	initStringInfo(&state->old_key);
 	state->row_context = AllocSetContextCreate(estate->es_query_cxt, "AiDb row", ALLOCSET_DEFAULT_SIZES);
+	if (state->on_conflict != ONCONFLICT_NONE) {
+		prepare_current(estate, state);
+	}
 	target->ri_FdwState = state;
 	MemoryContextSwitchTo(caller);
 	return state;
@@ -95,12 +105,9 @@ static void prepare_old_key(ModifyTableState *node, ResultRelInfo *target, modif
 	const aipg_table *table = state->table;
 	List *columns = outerPlanState(node)->plan->targetlist;
 
-	state->node = node;
+	prepare_current(node->ps.state, state);
 	state->locked = aipg_scan_locks_rows(target->ri_TrigDesc);
-	state->current = aipg_buffer_create();
 	initStringInfo(&state->moved);
-	state->current_values = AllocSetContextCreate(CurrentMemoryContext, "AiDb changed row", ALLOCSET_DEFAULT_SIZES);
-	state->view = aipg_view_of(node->ps.state->es_snapshot, table->relid);
 	state->old_slot = ExecInitExtraTupleSlot(node->ps.state, RelationGetDescr(target->ri_RelationDesc), &TTSOpsVirtual);
 	state->key_junk = palloc(table->key_count * sizeof(AttrNumber));
 	for (int i = 0; i < table->key_count; i++) {
@@ -135,7 +142,7 @@ static void end_modify(EState *estate, ResultRelInfo *target) {
 
 	if (state != NULL) {
 		MemoryContextDelete(state->row_context);
-		if (state->node != NULL) {
+		if (state->current_values != NULL) {
 			MemoryContextDelete(state->current_values);
 		}
 		target->ri_FdwState = NULL;
@@ -167,8 +174,11 @@ static aidb_slice slice_of(const StringInfoData *bytes) {
 	return (aidb_slice){bytes->data, (size_t)bytes->len};
 }
 
-/* NOT NULL and CHECK: core leaves them to the wrapper. */
-static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableSlot *slot) {
+/* Row security of a partitioned table above, NOT NULL and CHECK: core leaves them to the wrapper. */
+static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableSlot *slot, WCOKind policies) {
+	if (target->ri_WithCheckOptions != NIL) {
+		ExecWithCheckOptions(policies, target, slot, estate);
+	}
 	if (RelationGetDescr(target->ri_RelationDesc)->constr != NULL) {
 		ExecConstraints(target, slot, estate);
 	}
@@ -176,10 +186,12 @@ static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableS
 
 /* A row that was routed to the partition is within its bounds, unless a trigger has changed it. */
 static void check_inserted(EState *estate, ResultRelInfo *target, TupleTableSlot *slot) {
+	const modify_state *state = target->ri_FdwState;
+	bool moved = state->node->operation == CMD_UPDATE; /* from a heap partition */
 	bool routed = target->ri_RootResultRelInfo != NULL;
 	bool changed = target->ri_TrigDesc != NULL && target->ri_TrigDesc->trig_insert_before_row;
 
-	check_constraints(estate, target, slot);
+	check_constraints(estate, target, slot, moved ? WCO_RLS_UPDATE_CHECK : WCO_RLS_INSERT_CHECK);
 	if (target->ri_RelationDesc->rd_rel->relispartition && (!routed || changed)) {
 		ExecPartitionCheck(target, slot, estate, true);
 	}
@@ -195,7 +207,7 @@ static void check_updated(EState *estate, ResultRelInfo *target, TupleTableSlot 
 							   RelationGetRelationName(target->ri_RelationDesc)),
 						errhint("DELETE the row and INSERT it again.")));
 	}
-	check_constraints(estate, target, slot);
+	check_constraints(estate, target, slot, WCO_RLS_UPDATE_CHECK);
 }
 
 /* Encodes the slot into state->key and state->row. */
@@ -228,14 +240,18 @@ static void encode_old_key(modify_state *state, TupleTableSlot *plan_slot) {
 	MemoryContextReset(state->row_context);
 }
 
-/* Stores the row in state->key and state->row; false when its key exists and that is to be ignored. */
-static bool insert_row(ResultRelInfo *target, modify_state *state) {
-	bool inserted = aipg_insert(state->table->relid, slice_of(&state->key), &state->row);
+/*
+ * Stores the row in state->key and state->row; false when a row has its key. ON CONFLICT, which expects one, looks for it
+ * first, since an insert locks the key for a moment even in vain.
+ */
+static bool insert_row(modify_state *state) {
+	Oid relid = state->table->relid;
+	aidb_slice key = slice_of(&state->key);
 
-	if (!inserted && !state->ignore_duplicates) {
-		report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
+	if (state->on_conflict != ONCONFLICT_NONE && aipg_row_exists(relid, key)) {
+		return false;
 	}
-	return inserted;
+	return aipg_insert(relid, key, &state->row);
 }
 
 static void pg_attribute_noreturn() report_trigger_modified(void) {
@@ -320,19 +336,122 @@ static TupleTableSlot *project_update(EState *estate, ResultRelInfo *target, mod
 	return slot;
 }
 
-static TupleTableSlot *exec_insert(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
-								   TupleTableSlot *plan_slot) {
-	modify_state *state = target->ri_FdwState;
-
-	check_inserted(estate, target, slot);
-	encode_row(state, slot);
-	return insert_row(target, state) ? slot : NULL;
-}
-
 static bool changes_key(const modify_state *state) {
 	return state->key.len != state->old_key.len ||
 		   memcmp(state->key.data, state->old_key.data, (size_t)state->key.len) != 0;
 }
+
+/* Stores the row in state->key and state->row in place of the locked one in state->old_key and state->current. */
+static void replace_row(ResultRelInfo *target, modify_state *state) {
+	if (changes_key(state)) {
+		if (!aipg_move(state->table->relid, slice_of(&state->old_key), slice_of(&state->key), &state->row)) {
+			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
+		}
+	} else {
+		aipg_update(state->table->relid, slice_of(&state->old_key),
+					(aidb_slice){state->current->data, state->current->size}, &state->row);
+	}
+}
+
+/* ---- INSERT and ON CONFLICT ------------------------------------------------------------------------------- */
+
+static void pg_attribute_noreturn() report_second_time(void) {
+	ereport(ERROR, (errcode(ERRCODE_CARDINALITY_VIOLATION),
+					errmsg("ON CONFLICT DO UPDATE command cannot affect row a second time"),
+					errhint("Ensure that no rows proposed for insertion within the same command have duplicate "
+							"constrained values.")));
+}
+
+/* DO NOTHING: a transaction that goes by one snapshot may not go by a row that it does not see. */
+static void check_ignored(const modify_state *state) {
+	if (IsolationUsesXactSnapshot()) {
+		aipg_check_newest_seen(&state->view, slice_of(&state->key));
+	}
+	InstrCountTuples2(&state->node->ps, 1);
+}
+
+/* DO UPDATE: locks the row that has the key, and reads it as it is now. False when there is none any more. */
+static bool lock_existing(EState *estate, ResultRelInfo *target, modify_state *state, TupleTableSlot *existing) {
+	LockTupleMode mode =
+		aipg_upsert_sets_key(state->table, estate, target) ? LockTupleExclusive : LockTupleNoKeyExclusive;
+
+	resetStringInfo(&state->old_key);
+	appendBinaryStringInfo(&state->old_key, state->key.data, state->key.len);
+	switch (aipg_lock_newest(&state->view, state->table->relid, slice_of(&state->old_key), mode, state->current)) {
+	case AIPG_ROW_SAME:
+	case AIPG_ROW_NEWER:
+		MemoryContextReset(state->current_values);
+		decode_current(state, existing);
+		return true;
+	case AIPG_ROW_SELF_MODIFIED:
+	case AIPG_ROW_TRIGGER_MODIFIED:
+		report_second_time();
+	default:
+		return false;
+	}
+}
+
+/* Computes the new row; NULL when the existing one is to stay. Functions and triggers must have left that alone. */
+static TupleTableSlot *compute_change(ResultRelInfo *target, modify_state *state, TupleTableSlot *excluded) {
+	CommandId command = GetCurrentCommandId(false);
+	TupleTableSlot *changed = aipg_upsert_compute(state->node, target, excluded);
+
+	if (changed != NULL && GetCurrentCommandId(false) != command &&
+		aipg_lock_newest(&state->view, state->table->relid, slice_of(&state->old_key), LockTupleNoKeyExclusive,
+						 state->current) == AIPG_ROW_TRIGGER_MODIFIED) {
+		report_trigger_modified();
+	}
+	return changed;
+}
+
+/* DO UPDATE; *changed is NULL when the row stays as it is. False when the insert is to be tried again. */
+static bool update_existing(EState *estate, ResultRelInfo *target, TupleTableSlot *excluded, TupleTableSlot **changed) {
+	modify_state *state = target->ri_FdwState;
+	TupleTableSlot *existing = target->ri_onConflict->oc_Existing;
+
+	if (!lock_existing(estate, target, state, existing)) {
+		return false;
+	}
+	*changed = compute_change(target, state, excluded);
+	if (*changed != NULL) {
+		check_updated(estate, target, *changed);
+		encode_row(state, *changed);
+		replace_row(target, state);
+		aipg_upsert_finish(state->node, target, *changed);
+	}
+	ExecClearTuple(existing);
+	return true;
+}
+
+static TupleTableSlot *exec_insert(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
+								   TupleTableSlot *plan_slot) {
+	modify_state *state = target->ri_FdwState;
+	TupleTableSlot *changed;
+
+	check_inserted(estate, target, slot);
+	encode_row(state, slot);
+	if (state->has_insert_triggers) {
+		target->ri_TrigDesc->trig_insert_after_row = true; /* see aipg_upsert_finish */
+	}
+	while (!insert_row(state)) {
+		CHECK_FOR_INTERRUPTS();
+		switch (state->on_conflict) {
+		case ONCONFLICT_NONE:
+			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
+		case ONCONFLICT_NOTHING:
+			check_ignored(state);
+			return NULL;
+		case ONCONFLICT_UPDATE:
+			if (update_existing(estate, target, slot, &changed)) {
+				return changed;
+			}
+			break;
+		}
+	}
+	return slot;
+}
+
+/* ---- UPDATE and DELETE ------------------------------------------------------------------------------------ */
 
 static TupleTableSlot *exec_update(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
 								   TupleTableSlot *plan_slot) {
@@ -351,14 +470,7 @@ static TupleTableSlot *exec_update(EState *estate, ResultRelInfo *target, TupleT
 		check_updated(estate, target, slot);
 		encode_row(state, slot);
 	}
-	if (changes_key(state)) {
-		if (!aipg_move(state->table->relid, slice_of(&state->old_key), slice_of(&state->key), &state->row)) {
-			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
-		}
-	} else {
-		aipg_update(state->table->relid, slice_of(&state->old_key),
-					(aidb_slice){state->current->data, state->current->size}, &state->row);
-	}
+	replace_row(target, state);
 	return slot;
 }
 

@@ -18,6 +18,7 @@
 #include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "transaction.h"
+#include "upsert.h"
 #include "view.h"
 #include "worker.h"
 
@@ -136,5 +137,6 @@ void _PG_init(void) {
 	install_hooks();
 	aipg_transaction_init();
 	aipg_ddl_init();
+	aipg_upsert_init();
 	aipg_worker_register();
 }

@@ -75,6 +75,7 @@ typedef struct request {
 	uint32 index_id;
 	LockTupleMode mode;
 	bool insert;
+	bool look;        /* and takes nothing */
 	bool held;        /* the transaction holds the key already, if not as strongly */
 	uint64 blocker;   /* serial of a holder that is in the way */
 	bool prepared;    /* it is a prepared transaction's */
@@ -334,6 +335,9 @@ static attempt_result attempt(request *wanted) {
 	}
 	if (wanted->blocker != 0) {
 		return BLOCKED;
+	}
+	if (wanted->look) {
+		return GRANTED;
 	}
 	mine = current_holder();
 	if (own != NULL && mine != NULL && own->holder == mine->serial) {
@@ -727,9 +731,17 @@ bool aipg_row_lock_take_for_insert(Oid relation, aidb_slice key, aipg_row_lock *
 	bool granted;
 
 	wanted.insert = true;
-	granted = lock_or_wait(&wanted, LockWaitBlock);
+	granted = lock_or_wait(&wanted, LockWaitSkip);
 	*lock = wanted.lock;
 	return granted;
+}
+
+bool aipg_row_lock_await_writers(Oid relation, aidb_slice key) {
+	request wanted = request_for(relation, key, LockTupleExclusive);
+
+	wanted.insert = true;
+	wanted.look = true;
+	return lock_or_wait(&wanted, LockWaitBlock);
 }
 
 void aipg_row_lock_note_write(const aipg_row_lock *lock) {

@@ -40,10 +40,16 @@ typedef struct aipg_row_lock {
 extern bool aipg_row_lock_take(Oid relation, aidb_slice key, LockTupleMode mode, LockWaitPolicy policy,
 							   aipg_row_lock *lock);
 /*
- * The same for a key that is to be inserted, in the strongest mode: waits only for those who have written it. Returns false
- * when others hold it without having written it, so that a row should be there.
+ * The same for a key that is to be inserted, in the strongest mode and without waiting: false when others hold the key.
+ * Who meets a lock waits until its holder ends, even if the lock is taken back at once; so first await the writers and look
+ * for a row when one is to be expected.
  */
 extern bool aipg_row_lock_take_for_insert(Oid relation, aidb_slice key, aipg_row_lock *lock);
+/*
+ * Waits for those who have written the key and takes no lock. Returns false when others hold it without having written it,
+ * so that a row should be there.
+ */
+extern bool aipg_row_lock_await_writers(Oid relation, aidb_slice key);
 /* The transaction writes the key: others who insert it must wait for the outcome. */
 extern void aipg_row_lock_note_write(const aipg_row_lock *lock);
 /* Takes the last request back. */
