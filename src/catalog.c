@@ -114,13 +114,13 @@ static bool read_row(StringInfo key, uint32 *index_id) {
 static void put_row(StringInfo key, uint32 index_id) {
 	char bytes[VALUE_BYTES];
 
-	aipg_put(InvalidOid, slice_of(key), write_index_id(bytes, index_id));
+	aipg_put(slice_of(key), write_index_id(bytes, index_id));
 }
 
 static void queue_for_purge(uint32 index_id) {
 	const char version = ROW_VERSION;
 
-	aipg_put(InvalidOid, slice_of(catalog_key1(INDEX_DROPPED, index_id)), (aidb_slice){&version, 1});
+	aipg_put(slice_of(catalog_key1(INDEX_DROPPED, index_id)), (aidb_slice){&version, 1});
 }
 
 /* A cursor over the rows below a prefix as they are now: all that is committed, and own writes. */
@@ -227,7 +227,7 @@ void aipg_catalog_drop(Oid relid) {
 
 	if (read_row(key, &old)) {
 		queue_for_purge(old);
-		aipg_remove(InvalidOid, slice_of(key));
+		aipg_remove(slice_of(key));
 	}
 }
 
@@ -294,7 +294,7 @@ static void drop_below(StringInfo prefix) {
 		const catalog_row *row = lfirst(cell);
 
 		queue_for_purge(row->index_id);
-		aipg_remove(InvalidOid, row->key);
+		aipg_remove(row->key);
 	}
 }
 

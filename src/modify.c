@@ -1,13 +1,13 @@
 #include "access.h"
-#include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/pg_type_d.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
 #include "fdw.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/appendinfo.h"
 #include "row_codec.h"
+#include "row_mark.h"
 #include "table.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -30,9 +30,13 @@ typedef struct modify_state {
 
 	/* UPDATE and DELETE */
 	aipg_view view;
-	AttrNumber *key_junk;     /* where the subplan has the old value of each key column */
-	TupleTableSlot *old_slot; /* holds these */
-	HeapTupleData old_tuple;  /* the deleted row, for RETURNING */
+	ModifyTableState *node;
+	AttrNumber *key_junk;         /* where the subplan has the old value of each key column */
+	TupleTableSlot *old_slot;     /* holds these */
+	bool locked;                  /* the scan has locked the rows already, and handed on their newest versions */
+	aidb_buffer *current;         /* the row to be changed, as it is now */
+	StringInfoData moved;         /* its key, when that is not the one that the plan has found it by */
+	MemoryContext current_values; /* its values */
 } modify_state;
 
 /* ---- Planning -------------------------------------------------------------------------------------------- */
@@ -45,10 +49,7 @@ static char *junk_name(const aipg_key_column *column) {
 	return psprintf("aidb key %d of type %u, %d, %u", column->attnum, column->type, column->typmod, column->collation);
 }
 
-/*
- * UPDATE and DELETE find the stored row by the old values of the key columns. RETURNING of a DELETE needs the rest of
- * the row as well; for an UPDATE, core asks for the whole row itself.
- */
+/* UPDATE and DELETE find the stored row by the old values of the key columns. */
 static void add_update_targets(PlannerInfo *root, Index relation_index, RangeTblEntry *entry, Relation relation) {
 	const aipg_table *table = aipg_table_describe(relation);
 
@@ -58,27 +59,10 @@ static void add_update_targets(PlannerInfo *root, Index relation_index, RangeTbl
 
 		add_row_identity_var(root, var, relation_index, junk_name(column));
 	}
-	if (root->parse->commandType == CMD_DELETE && root->parse->returningList != NIL) {
-		Var *row = makeVar((int)relation_index, InvalidAttrNumber, RECORDOID, -1, InvalidOid, 0);
-
-		add_row_identity_var(root, row, relation_index, "wholerow"); /* as core does for UPDATE and triggers */
-	}
 }
 
 static int is_updatable(Relation relation) {
 	return (1 << CMD_INSERT) | (1 << CMD_UPDATE) | (1 << CMD_DELETE);
-}
-
-/* Rows of tables that are only read along with a change are carried in the plan; there are no row locks to take. */
-static RowMarkType choose_row_mark(RangeTblEntry *entry, LockClauseStrength strength) {
-	if (strength != LCS_NONE) {
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("SELECT FOR UPDATE and FOR SHARE are not supported for AiDb table \"%s\"",
-							   get_rel_name(entry->relid)),
-						errhint("Read and change rows in one UPDATE ... RETURNING, use REPEATABLE READ to notice "
-								"concurrent changes, or name the tables to be locked with FOR UPDATE OF.")));
-	}
-	return ROW_MARK_COPY;
 }
 
 /* ---- Begin and end --------------------------------------------------------------------------------------- */
@@ -111,6 +95,11 @@ static void prepare_old_key(ModifyTableState *node, ResultRelInfo *target, modif
 	const aipg_table *table = state->table;
 	List *columns = outerPlanState(node)->plan->targetlist;
 
+	state->node = node;
+	state->locked = aipg_scan_locks_rows(target->ri_TrigDesc);
+	state->current = aipg_buffer_create();
+	initStringInfo(&state->moved);
+	state->current_values = AllocSetContextCreate(CurrentMemoryContext, "AiDb changed row", ALLOCSET_DEFAULT_SIZES);
 	state->view = aipg_view_of(node->ps.state->es_snapshot, table->relid);
 	state->old_slot = ExecInitExtraTupleSlot(node->ps.state, RelationGetDescr(target->ri_RelationDesc), &TTSOpsVirtual);
 	state->key_junk = palloc(table->key_count * sizeof(AttrNumber));
@@ -146,6 +135,9 @@ static void end_modify(EState *estate, ResultRelInfo *target) {
 
 	if (state != NULL) {
 		MemoryContextDelete(state->row_context);
+		if (state->node != NULL) {
+			MemoryContextDelete(state->current_values);
+		}
 		target->ri_FdwState = NULL;
 	}
 }
@@ -159,18 +151,6 @@ static void pg_attribute_noreturn() report_duplicate(Relation relation, const ai
 					errmsg("duplicate key value violates unique constraint \"%s\"", constraint),
 					errdetail("Key %s already exists.", aipg_table_key_text(table, key)),
 					errtableconstraint(relation, constraint)));
-}
-
-static void report_duplicate_at_commit(Oid relid, aidb_slice key) {
-	Relation relation = table_open(relid, NoLock);
-
-	report_duplicate(relation, aipg_table_describe(relation), key);
-}
-
-static void pg_attribute_noreturn() report_conflict(void) {
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE), errmsg("could not serialize access due to concurrent update"),
-			 errhint("The transaction might succeed if retried.")));
 }
 
 static void pg_attribute_noreturn() report_too_big(const modify_state *state) {
@@ -250,32 +230,94 @@ static void encode_old_key(modify_state *state, TupleTableSlot *plan_slot) {
 
 /* Stores the row in state->key and state->row; false when its key exists and that is to be ignored. */
 static bool insert_row(ResultRelInfo *target, modify_state *state) {
-	aidb_slice key = slice_of(&state->key);
+	bool inserted = aipg_insert(state->table->relid, slice_of(&state->key), &state->row);
 
-	if (aipg_insert(state->table->relid, key, slice_of(&state->row)) == AIPG_DUPLICATE) {
-		if (state->ignore_duplicates) {
-			return false;
-		}
-		report_duplicate(target->ri_RelationDesc, state->table, key);
+	if (!inserted && !state->ignore_duplicates) {
+		report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
 	}
-	return true;
+	return inserted;
 }
 
-/* Whether the old row was changed; false to pass over it, since this command has done so before. */
-static bool settle(aipg_outcome outcome) {
-	if (outcome == AIPG_CONFLICT) {
-		report_conflict();
+static void pg_attribute_noreturn() report_trigger_modified(void) {
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+		 errmsg("tuple to be updated or deleted was already modified by an operation triggered by the "
+				"current command"),
+		 errhint("Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.")));
+}
+
+/* The row in state->current, decoded. Its values live until the next call. */
+static void decode_current(modify_state *state, TupleTableSlot *slot) {
+	aidb_slice row = {state->current->data, state->current->size};
+
+	aipg_row_decode(state->table, slice_of(&state->old_key), row, NULL, state->current_values, slot);
+	slot->tts_tableOid = state->table->relid;
+}
+
+/*
+ * The row was changed by another transaction after the statement's snapshot: runs the plan again for the row as it is now
+ * and, of the other tables, the rows that it was joined with. Returns what the plan then gives; NULL when the row is not
+ * one to be changed any more.
+ */
+static TupleTableSlot *plan_again(ResultRelInfo *target, modify_state *state) {
+	EPQState *check = &state->node->mt_epqstate;
+	Relation relation = target->ri_RelationDesc;
+	TupleTableSlot *input = EvalPlanQualSlot(check, relation, target->ri_RangeTableIndex);
+	TupleTableSlot *result;
+
+	MemoryContextReset(state->current_values);
+	decode_current(state, input);
+	result = EvalPlanQual(check, relation, target->ri_RangeTableIndex, input);
+	return TupIsNull(result) ? NULL : result;
+}
+
+/*
+ * Locks the row that the plan has found, whose key is in state->old_key; then state->current has it as it is now. Returns
+ * what the plan gives for it, which may be new; NULL when it is not to be changed.
+ */
+static TupleTableSlot *lock_target(ResultRelInfo *target, modify_state *state, LockTupleMode mode,
+								   TupleTableSlot *plan_slot) {
+	aipg_row_state found;
+
+	if (state->locked) {
+		found = aipg_read_locked(&state->view, slice_of(&state->old_key), state->current);
+	} else {
+		found = aipg_lock_row(&state->view, state->table->relid, slice_of(&state->old_key), mode, LockWaitBlock,
+							  state->current, &state->moved);
 	}
-	if (outcome == AIPG_TRIGGER_MODIFIED) {
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-			 errmsg("tuple to be updated or deleted was already modified by an operation triggered by the "
-					"current command"),
-			 errhint(
-				 "Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.")));
+	if (state->moved.len > 0) {
+		resetStringInfo(&state->old_key);
+		appendBinaryStringInfo(&state->old_key, state->moved.data, state->moved.len);
 	}
-	return outcome == AIPG_DONE;
+	switch (found) {
+	case AIPG_ROW_SAME:
+		return plan_slot;
+	case AIPG_ROW_NEWER:
+		return plan_again(target, state);
+	case AIPG_ROW_TRIGGER_MODIFIED:
+		report_trigger_modified();
+	default:
+		return NULL;
+	}
+}
+
+/* The new row that an UPDATE makes of state->current and what the plan gives. */
+static TupleTableSlot *project_update(EState *estate, ResultRelInfo *target, modify_state *state,
+									  TupleTableSlot *plan_slot) {
+	ProjectionInfo *projection = target->ri_projectNew;
+	TupleTableSlot *slot;
+
+	decode_current(state, target->ri_oldTupleSlot);
+	projection->pi_exprContext->ecxt_outertuple = plan_slot;
+	projection->pi_exprContext->ecxt_scantuple = target->ri_oldTupleSlot;
+	slot = ExecProject(projection);
+	slot->tts_tableOid = state->table->relid;
+	if (RelationGetDescr(target->ri_RelationDesc)->constr != NULL &&
+		RelationGetDescr(target->ri_RelationDesc)->constr->has_generated_stored) {
+		ExecComputeStoredGenerated(target, estate, slot, CMD_UPDATE);
+	}
+	return slot;
 }
 
 static TupleTableSlot *exec_insert(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
@@ -287,24 +329,36 @@ static TupleTableSlot *exec_insert(EState *estate, ResultRelInfo *target, TupleT
 	return insert_row(target, state) ? slot : NULL;
 }
 
+static bool changes_key(const modify_state *state) {
+	return state->key.len != state->old_key.len ||
+		   memcmp(state->key.data, state->old_key.data, (size_t)state->key.len) != 0;
+}
+
 static TupleTableSlot *exec_update(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
 								   TupleTableSlot *plan_slot) {
 	modify_state *state = target->ri_FdwState;
-	Oid relid = state->table->relid;
-	aidb_slice old_key;
+	TupleTableSlot *again;
 
 	check_updated(estate, target, slot);
 	encode_old_key(state, plan_slot);
 	encode_row(state, slot);
-	old_key = slice_of(&state->old_key);
-
-	if (state->key.len == state->old_key.len && memcmp(state->key.data, old_key.data, old_key.size) == 0) {
-		return settle(aipg_update(&state->view, relid, old_key, slice_of(&state->row))) ? slot : NULL;
-	}
-	if (!settle(aipg_delete(&state->view, relid, old_key))) {
+	again = lock_target(target, state, changes_key(state) ? LockTupleExclusive : LockTupleNoKeyExclusive, plan_slot);
+	if (again == NULL) {
 		return NULL;
 	}
-	insert_row(target, state);
+	if (again != plan_slot) {
+		slot = project_update(estate, target, state, again);
+		check_updated(estate, target, slot);
+		encode_row(state, slot);
+	}
+	if (changes_key(state)) {
+		if (!aipg_move(state->table->relid, slice_of(&state->old_key), slice_of(&state->key), &state->row)) {
+			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
+		}
+	} else {
+		aipg_update(state->table->relid, slice_of(&state->old_key),
+					(aidb_slice){state->current->data, state->current->size}, &state->row);
+	}
 	return slot;
 }
 
@@ -313,17 +367,13 @@ static TupleTableSlot *exec_delete(EState *estate, ResultRelInfo *target, TupleT
 	modify_state *state = target->ri_FdwState;
 
 	encode_old_key(state, plan_slot);
-	if (!settle(aipg_delete(&state->view, state->table->relid, slice_of(&state->old_key)))) {
+	if (lock_target(target, state, LockTupleExclusive, plan_slot) == NULL) {
 		return NULL;
 	}
+	aipg_delete(state->table->relid, slice_of(&state->old_key));
 	if (target->ri_projectReturning != NULL) {
-		bool null;
-		HeapTupleHeader old = DatumGetHeapTupleHeader(ExecGetJunkAttribute(plan_slot, target->ri_RowIdAttNo, &null));
-
-		state->old_tuple.t_data = old;
-		state->old_tuple.t_len = HeapTupleHeaderGetDatumLength(old);
-		ItemPointerSetInvalid(&state->old_tuple.t_self);
-		ExecForceStoreHeapTuple(&state->old_tuple, slot, false);
+		MemoryContextReset(state->current_values);
+		decode_current(state, slot);
 	}
 	return slot;
 }
@@ -350,7 +400,5 @@ void aipg_modify_routines(FdwRoutine *routine) {
 	routine->BeginForeignInsert = begin_insert;
 	routine->EndForeignInsert = end_modify;
 	routine->IsForeignRelUpdatable = is_updatable;
-	routine->GetForeignRowMarkType = choose_row_mark;
 	routine->ExecForeignTruncate = truncate_tables;
-	aipg_report_duplicate = report_duplicate_at_commit;
 }

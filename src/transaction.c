@@ -4,40 +4,43 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "conflict.h"
 #include "host.h"
 #include "miscadmin.h"
 #include "predicate.h"
+#include "prepared.h"
 #include "replication/message.h"
+#include "row_lock.h"
 #include "shared.h"
 #include "utils/memutils.h"
 #include "view.h"
 
-typedef enum commit_stage { NOTHING_DONE, STRIPES_TAKEN, RESERVED, PREPARED } commit_stage;
+typedef enum commit_stage { NOTHING_DONE, RESERVED, PREPARED } commit_stage;
 
 /* What the transaction has, until its end. */
 static struct {
 	aipg_write_set *writes;
 	commit_stage stage;
-	aipg_stripe_set stripes;
 	aidb_batch *batch; /* of a plain commit; malloc'd */
 	aidb_reservation reservation;
 	bool closed;       /* PRE_COMMIT is over: what is written now would not be committed */
 	bool asynchronous; /* counted in asynchronous_commits */
-	aidb_sequence prepared_sequence;
 } current;
 
 aipg_write_set *aipg_transaction_writes(void) {
 	return current.writes;
 }
 
-aipg_write_set *aipg_transaction_begin_write(void) {
+void aipg_transaction_check_open(void) {
 	aipg_store();
 	aipg_check_usable();
 	if (current.closed) {
 		ereport(ERROR, (errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-						errmsg("cannot write AiDb tables while the transaction commits")));
+						errmsg("cannot lock or write rows of AiDb tables while the transaction commits")));
 	}
+}
+
+aipg_write_set *aipg_transaction_begin_write(void) {
+	aipg_transaction_check_open();
 	if (XactReadOnly) {
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 						errmsg("cannot write AiDb tables in a read-only transaction")));
@@ -66,60 +69,27 @@ aipg_newest aipg_newest_committed(aidb_slice key, aidb_buffer *value) {
 		aipg_raise(rc, "could not read from the AiDb store");
 	}
 	newest.found = rc == AIDB_OK;
-	if (!newest.found) {
-		newest.version = 0;
-	}
 	return newest;
 }
 
 /* ---- Before the commit point ----------------------------------------------------------------------------- */
 
-/* The key's writes have no effect: it was inserted and deleted again. */
+/* The key's writes have no effect: it was inserted and deleted again. But a note is there to be found. */
 static bool is_nothing(const aipg_written_key *key) {
-	return key->newest->is_delete && key->expected == 0 && !key->blind;
+	return key->newest->is_delete && !key->existed && key->newest->value_bytes == 0;
 }
 
-static void take_stripes(void) {
-	aidb_slice all = {NULL, 0};
+static aidb_status add_write(aidb_batch *batch, aidb_slice key, const aipg_write *write) {
+	aidb_slice value = {write->value, write->value_bytes};
 
-	memset(&current.stripes, 0, sizeof(current.stripes));
-	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL;
-		 key = aipg_write_set_next(key)) {
-		aipg_stripe_add(&current.stripes, aipg_stripe_of(aipg_written_key_slice(key)));
+	if (!write->is_delete) {
+		return aidb_batch_put(batch, key, value);
 	}
-	current.stage = STRIPES_TAKEN;
-	aipg_stripes_acquire(&current.stripes);
-}
-
-static void report_conflict(const aipg_written_key *key) {
-	if (key->inserted && aipg_report_duplicate != NULL && OidIsValid(key->relation)) {
-		aipg_report_duplicate(key->relation, aipg_written_key_slice(key));
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE), errmsg("could not serialize access due to concurrent update"),
-			 errhint("Try the transaction again.")));
-}
-
-/* What every key was built on must still be the newest; the stripes keep it so until the commit is visible. */
-static void check_conflicts(void) {
-	aidb_slice all = {NULL, 0};
-
-	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL;
-		 key = aipg_write_set_next(key)) {
-		aidb_slice slice = aipg_written_key_slice(key);
-
-		if (!key->blind && !is_nothing(key) && aipg_stripe_changed(aipg_stripe_of(slice), key->as_of) &&
-			aipg_newest_committed(slice, NULL).version != key->expected) {
-			report_conflict(key);
-		}
-	}
+	return value.size > 0 ? aidb_batch_delete_noted(batch, key, value) : aidb_batch_delete(batch, key);
 }
 
 static void add_to_batch(aidb_batch *batch, const aipg_written_key *key) {
-	aidb_slice slice = aipg_written_key_slice(key);
-	const aipg_write *write = key->newest;
-	aidb_status rc = write->is_delete ? aidb_batch_delete(batch, slice)
-									  : aidb_batch_put(batch, slice, (aidb_slice){write->value, write->value_bytes});
+	aidb_status rc = add_write(batch, aipg_written_key_slice(key), key->newest);
 
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not commit to AiDb tables");
@@ -198,7 +168,6 @@ static void prepare_mixed(void) {
 	aipg_written_key *key = aipg_write_set_seek(current.writes, (aidb_slice){NULL, 0});
 	aidb_tag tag = U64FromFullTransactionId(GetTopFullTransactionId());
 
-	require_durable_id();
 	current.stage = PREPARED;
 	while (key != NULL) {
 		aidb_write_options options = {.state = AIDB_BATCH_PREPARED, .tag = tag};
@@ -224,12 +193,9 @@ static bool is_asynchronous(void) {
 
 static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
-	take_stripes();
-	aipg_fault_point("precommit_locked");
 	aipg_predicate_before_prepare(current.writes);
-	check_conflicts();
-	aipg_fault_point("precommit_checked");
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || !fits_one_batch()) {
+		require_durable_id();
 		prepare_mixed();
 		aipg_predicate_after_prepare(current.writes);
 	} else {
@@ -251,26 +217,15 @@ static void pre_commit(void) {
 
 /* ---- At and after it ----------------------------------------------------------------------------------- */
 
-static aidb_sequence commit_plain(void) {
+static void commit_plain(void) {
 	aidb_write_options options = {.durability = is_asynchronous() ? AIDB_LAZY : AIDB_SYNC};
-	aidb_sequence sequence = 0;
 
 	aipg_fault_point("commit_begin");
-	if (aidb_write_commit(aipg_store_if_attached(), &options, &current.reservation, &sequence) != AIDB_OK) {
+	if (aidb_write_commit(aipg_store_if_attached(), &options, &current.reservation, NULL) != AIDB_OK) {
 		ereport(PANIC, (errcode(ERRCODE_IO_ERROR), errmsg("could not commit to AiDb tables"),
 						errdetail("%s.", aidb_last_error())));
 	}
 	aipg_fault_point("commit_end");
-	return sequence;
-}
-
-/*
- * Its versions have an old sequence, but became visible only now: whoever looked at its keys at the present sequence may
- * have looked too early, and is to look again.
- */
-static aidb_sequence end_mixed(void) {
-	aipg_fault_point("commit_mixed_end");
-	return aidb_current_sequence(aipg_store_if_attached()) + 1;
 }
 
 /* A transaction with an id has ended, whatever it wrote. */
@@ -304,18 +259,14 @@ static void forget(void) {
 }
 
 static void commit(void) {
-	aidb_sequence sequence = 0;
-
 	note_end();
 	stop_counting();
 	if (current.stage == RESERVED) {
-		sequence = commit_plain();
+		commit_plain();
 	} else if (current.stage == PREPARED) {
-		sequence = end_mixed();
+		aipg_fault_point("commit_mixed_end");
 	}
-	if (current.stage != NOTHING_DONE) {
-		aipg_stripes_release(&current.stripes, sequence);
-	}
+	aipg_row_locks_release();
 	forget();
 	aipg_view_transaction_end();
 }
@@ -326,19 +277,36 @@ static void abort_transaction(void) {
 	if (current.stage == RESERVED) {
 		aidb_write_cancel(aipg_store_if_attached(), &current.reservation);
 	}
-	if (current.stage != NOTHING_DONE) {
-		aipg_stripes_release(&current.stripes, 0);
-	}
+	aipg_prepared_cancel();
+	aipg_row_locks_release();
 	forget();
 	aipg_view_transaction_end();
 }
 
+/* As for a mixed transaction: PostgreSQL decides, if only later and elsewhere. */
 static void pre_prepare(void) {
-	if (current.writes != NULL && aipg_write_set_writes(current.writes) > 0) {
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("cannot PREPARE a transaction that has written AiDb tables"),
-						errhint("Commit it in one phase.")));
+	bool writes = current.writes != NULL && aipg_write_set_writes(current.writes) > 0;
+
+	if (writes || aipg_row_locks_holder() != 0) {
+		require_durable_id();
+		aipg_prepared_reserve(U64FromFullTransactionId(GetTopFullTransactionId()));
+		aipg_fault_point("preprepare_reserved");
+		if (writes) {
+			aipg_predicate_before_prepare(current.writes);
+			prepare_mixed();
+			aipg_predicate_after_prepare(current.writes);
+		} else if (aidb_sync(aipg_store()) != AIDB_OK) {
+			aipg_raise(AIDB_IO, "could not prepare a transaction on AiDb tables");
+		}
 	}
+	current.closed = true;
+}
+
+static void prepare(void) {
+	aipg_fault_point("prepare_begin");
+	aipg_prepared_keep();
+	forget();
+	aipg_view_transaction_end();
 }
 
 static void transaction_event(XactEvent event, void *unused) {
@@ -356,8 +324,7 @@ static void transaction_event(XactEvent event, void *unused) {
 		pre_prepare();
 		break;
 	case XACT_EVENT_PREPARE:
-		forget();
-		aipg_view_transaction_end();
+		prepare();
 		break;
 	default:
 		break;
@@ -372,8 +339,12 @@ static void subtransaction_event(SubXactEvent event, SubTransactionId id, SubTra
 		if (current.writes != NULL) {
 			aipg_write_set_subabort(current.writes, level);
 		}
-	} else if (event == SUBXACT_EVENT_COMMIT_SUB && current.writes != NULL) {
-		aipg_write_set_subcommit(current.writes, level);
+		aipg_row_locks_subabort(level);
+	} else if (event == SUBXACT_EVENT_COMMIT_SUB) {
+		if (current.writes != NULL) {
+			aipg_write_set_subcommit(current.writes, level);
+		}
+		aipg_row_locks_subcommit(level);
 	}
 }
 

@@ -19,17 +19,14 @@ typedef struct aipg_write {
 	CommandId command;
 	bool is_delete;
 	uint32 value_bytes;
-	char value[FLEXIBLE_ARRAY_MEMBER];
+	char value[FLEXIBLE_ARRAY_MEMBER]; /* of a deletion: its note */
 } aipg_write;
 
 /* A key. Without writes (a savepoint took them back) it counts as not there. */
 typedef struct aipg_written_key {
 	aipg_write *newest;
-	aidb_sequence expected; /* version that the first write built on; 0: the key was absent */
-	aidb_sequence as_of;    /* ... at this sequence */
-	Oid relation;
-	bool blind;    /* whatever was there */
-	bool inserted; /* the first write was an insert: a conflict is a duplicate key */
+	Oid relation; /* InvalidOid for key spaces */
+	bool existed; /* there may be a committed version, which the first write has replaced */
 	uint16 key_bytes;
 	char *key;
 	struct aipg_written_key *next[FLEXIBLE_ARRAY_MEMBER];
@@ -41,7 +38,7 @@ typedef struct aipg_write_set aipg_write_set;
 extern aipg_write_set *aipg_write_set_create(MemoryContext parent);
 /* The key, when it has writes; NULL otherwise. */
 extern aipg_written_key *aipg_write_set_find(const aipg_write_set *set, aidb_slice key);
-/* The key, made when it was not there; then newest is NULL, and the caller sets the fields up to `inserted`. */
+/* The key, made when it was not there; then newest is NULL, and the caller sets relation and existed. */
 extern aipg_written_key *aipg_write_set_key(aipg_write_set *set, aidb_slice key);
 extern void aipg_write_set_add(aipg_write_set *set, aipg_written_key *key, CommandId command, bool is_delete,
 							   aidb_slice value);

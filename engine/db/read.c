@@ -111,11 +111,8 @@ aidb_status aidb_get(aidb_db *db, const aidb_read_options *options, aidb_slice k
 	if (rc != AIDB_OK) {
 		return rc;
 	}
-	if (!get.lookup.decided || get.lookup.deleted) {
-		return AIDB_NOT_FOUND; /* an answer and no failure: it leaves no message */
-	}
 	if (version != NULL) {
-		*version = get.lookup.version;
+		*version = get.lookup.decided ? get.lookup.version : 0;
 	}
-	return AIDB_OK;
+	return get.lookup.decided && !get.lookup.deleted ? AIDB_OK : AIDB_NOT_FOUND; /* an answer: it leaves no message */
 }
