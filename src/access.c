@@ -566,6 +566,7 @@ bool aipg_insert(Oid relation, aidb_slice key, StringInfo row) {
 		incarnation = new_incarnation(own->value_bytes > 0);
 		aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
 	} else if (!lock_absent(relation, key, &lock, &incarnation)) {
+		aipg_predicate_check_duplicate(relation, key);
 		return false;
 	}
 	aipg_row_set_incarnation(row, incarnation);
