@@ -34,9 +34,12 @@ program = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))
 ENGINE_OBJECTS := $(call object,engine/base/*.c engine/host/*.c engine/format/*.c engine/store/*.c engine/db/*.c)
 SUPPORT_OBJECTS := $(call object,test/support/*.c)
 TEST_PROGRAMS := $(call program,test/unit/test_*.c test/model/*.c)
+HISTORY_PROGRAM := $(BUILD)/test/history/history
+HISTORY_OBJECTS := $(call object,test/history/*.c)
+CHECKER_OBJECTS := $(addprefix $(BUILD)/test/support/,checker.o graph.o history.o)
 BENCH_PROGRAMS := $(call program,bench/*.c)
 FUZZ_PROGRAMS := $(call program,fuzz/*.c)
-PROGRAM_OBJECTS := $(addsuffix .o,$(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(FUZZ_PROGRAMS))
+PROGRAM_OBJECTS := $(addsuffix .o,$(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(FUZZ_PROGRAMS)) $(HISTORY_OBJECTS)
 
 # A sanitized build cannot be loaded into a server that is not sanitized itself.
 SUITES := deps build $(if $(SANITIZE),unit model,install unit model regress isolation tap)
@@ -68,7 +71,7 @@ engine: $(BUILD)/libaidb.a $(BUILD)/$(SONAME) $(BUILD)/aidb.pc ## build libaidb.
 extension: needs-server $(BUILD)/libaidb.a ## build the PostgreSQL extension
 	@+$(EXTENSION_MAKE) all
 
-tests: $(TEST_PROGRAMS) ## build the unit and model tests
+tests: $(TEST_PROGRAMS) $(HISTORY_PROGRAM) ## build the programs that tests run
 
 # Remembers the command line, so that other flags or another compiler rebuild everything.
 $(BUILD)/flags: FORCE
@@ -93,6 +96,12 @@ $(BUILD)/aidb.pc: engine/aidb.pc.in Makefile
 
 $(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
+
+# The headers of a client, which is no part of the server's.
+$(HISTORY_OBJECTS): INCLUDES += -isystem $(shell $(PG_CONFIG) --includedir)
+
+$(HISTORY_PROGRAM): $(HISTORY_OBJECTS) $(CHECKER_OBJECTS)
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq
 
 # A benchmark of another engine is named after it and linked with it.
 $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb.a
@@ -127,7 +136,7 @@ needs-server:
 check: tests ## run the tests that need no server: unit and model
 	@+$(TEST_RUN) unit model
 
-installcheck: needs-server ## run SQL, isolation and TAP tests on servers of their own, against what is installed
+installcheck: needs-server $(HISTORY_PROGRAM) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
 	@+$(TEST_RUN) regress isolation tap
 
 test: ## everything from nothing: deps, build, install, all tests
