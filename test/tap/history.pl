@@ -3,7 +3,7 @@
 # advance a sequence too, and half in AiDb and half in heap, where one snapshot has to fit both.
 #
 # That the checker finds anything is shown by test/unit/test_checker.c, and here by its finding in a history of each level
-# what only the next one forbids.
+# what only the next one forbids; that it finds no more than there is, by a history of heap tables in SERIALIZABLE.
 #
 # Environment: AIDB_SEED; AIDB_HISTORY_SECONDS, of each run (1); AIDB_HISTORY_RUNS, of each combination (1);
 # AIDB_HISTORY_TRANSACTIONS, the most of a run; AIDB_HISTORY_CRASHES, in each run (0); AIDB_SERIALIZABLE=1 and
@@ -77,6 +77,7 @@ sub check_stricter {
 }
 
 for my $number (1 .. $runs) {
+	check_run('heap', 'SER', 1, $number);
 	for my $upsert (@upserts) {
 		for my $mode (qw(aidb mixed split)) {
 			my %file = map { $_ => check_run($mode, $_, $upsert, $number) } @levels;
