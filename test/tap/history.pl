@@ -5,7 +5,7 @@
 # That the checker finds anything is shown by test/unit/test_checker.c, and here by its finding in a history of each level
 # what only the next one forbids; that it finds no more than there is, by a history of heap tables in SERIALIZABLE.
 #
-# Environment: AIDB_SEED; AIDB_HISTORY_SECONDS, of each run (1); AIDB_HISTORY_RUNS, of each combination (1);
+# Environment: AIDB_SEED; AIDB_HISTORY_SECONDS, of each run (1, twice that where two kinds of tables meet); AIDB_HISTORY_RUNS, of each combination (1);
 # AIDB_HISTORY_TRANSACTIONS, the most of a run; AIDB_HISTORY_CRASHES, in each run (0); AIDB_SERIALIZABLE=1 and
 # AIDB_UPSERT=1 for a server that can do that; AIDB_HISTORY_FOLDER keeps all histories there.
 use strict;
@@ -24,6 +24,7 @@ my $crashes = $ENV{AIDB_HISTORY_CRASHES} // 0;
 my $folder = $ENV{AIDB_HISTORY_FOLDER} // $PostgreSQL::Test::Utils::tmp_check;
 my @levels = ('RC', 'RR', $ENV{AIDB_SERIALIZABLE} ? 'SER' : ());
 my @upserts = (0, $ENV{AIDB_UPSERT} ? 1 : ());
+my %share = (heap => 1, aidb => 1, mixed => 2, split => 2); # of the time
 my $least_committed = 100;
 
 my $seed = $ENV{AIDB_SEED} // int(time) ^ $$;
@@ -59,7 +60,7 @@ sub check_run {
 	my ($mode, $level, $upsert, $number) = @_;
 	my $name = join '_', 'history', $mode, $level, $upsert ? 'upsert' : (), $number;
 	my ($status, $output) = run_history($crashes, $connection, "mode=$mode", "level=$level", "upsert=$upsert",
-		"seconds=$seconds", "transactions=$transactions", 'seed=' . int(rand 2**31), "write=$folder/$name");
+		'seconds=' . $seconds * $share{$mode}, "transactions=$transactions", 'seed=' . int(rand 2**31), "write=$folder/$name");
 	my $summary = last_line_of($output);
 	is($status, 0, "$mode" . ($upsert ? ' upsert' : '') . ", $summary") or diag($output);
 	my ($committed) = $summary =~ /(\d+) committed/;
