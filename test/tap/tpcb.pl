@@ -1,13 +1,13 @@
 # TPC-B under contention, with the server killed at random moments: the transaction of pgbench's tpcb-like script, from
-# eight clients, with accounts, tellers and branches in AiDb and the history in a heap table, the other way round, and all
-# in AiDb. Shown each round: the balances of accounts, tellers and branches and the history agree, row by row; of each
+# eight clients, with accounts, tellers and branches in AiDb and the history in a heap table, the other way round, all in
+# AiDb, and all in AiDb with half of the history in a heap table. Shown each round: the balances of accounts, tellers and branches and the history agree, row by row; of each
 # client exactly the acknowledged transactions are there, and perhaps the one under way; with synchronous_commit = off its
 # first so many, whole ones. Readers that sum all tables during the run never see them disagree, neither in one statement
 # nor in one REPEATABLE READ transaction.
 #
 # pgbench numbers the transactions of each client and logs what was acknowledged. It tries again after 40001 and 40P01.
 #
-# Environment: AIDB_SEED; AIDB_TPCB_ROUNDS (3); AIDB_SERIALIZABLE=1 for a server that can do that.
+# Environment: AIDB_SEED; AIDB_TPCB_ROUNDS (4); AIDB_SERIALIZABLE=1 for a server that can do that.
 use strict;
 use warnings;
 use AidbNode;
@@ -18,13 +18,20 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $rounds = $ENV{AIDB_TPCB_ROUNDS} // 3;
+my $rounds = $ENV{AIDB_TPCB_ROUNDS} // 4;
 my $clients = 8;
 my %sizes = (branches => 4, tellers => 40, accounts => 400);
 my $least_transactions = 20; # of a round
 my $enough_s = 4; # of a round with so many
 my $rest_s = 0.002; # of readers, so that they do not take the whole machine
-my @layouts = qw(history_in_heap history_in_aidb all_in_aidb);
+
+# Where the balances are, and where the history; each is a schema.
+my %layouts = (
+	history_in_heap => [ 'aidb', 'heap' ],
+	history_in_aidb => [ 'heap', 'aidb' ],
+	history_in_both => [ 'aidb', 'aidb', 'heap' ],
+	all_in_aidb => [ 'aidb', 'aidb' ]);
+my @layouts = sort keys %layouts;
 my @levels = ('read committed', 'repeatable read', $ENV{AIDB_SERIALIZABLE} ? 'serializable' : ());
 
 # How often a transaction is tried; 0 is without a limit, with 1 no conflict may be reported.
@@ -37,7 +44,6 @@ note "AIDB_SEED=$seed";
 my $folder = $PostgreSQL::Test::Utils::tmp_check;
 my $findings_file = "$folder/findings";
 my $checks_file = "$folder/checks";
-my $script_file = "$folder/script";
 
 my $node = AidbNode->launch('main', memory => '16MB', conf => <<'CONF');
 shared_buffers = 4MB
@@ -64,23 +70,23 @@ sub count_lines { return scalar(my @lines = lines_of($_[0])) }
 
 # ---- Tables ------------------------------------------------------------------------------------------------------
 
+sub create_table {
+	my ($engine, $name, $columns) = @_;
+	return $engine eq 'heap' ? "CREATE TABLE $name ($columns);" : "CREATE FOREIGN TABLE $name ($columns) SERVER aidb;";
+}
+
+# The tables of the history are called by their engines, and the history is a view of them.
 sub create_layout {
 	my ($layout) = @_;
-	my ($balances, $history) = {
-		history_in_heap => [ 'aidb', 'heap' ],
-		history_in_aidb => [ 'heap', 'aidb' ],
-		all_in_aidb => [ 'aidb', 'aidb' ] }->{$layout}->@*;
-	my %create = (heap => [ 'CREATE TABLE', '' ], aidb => [ 'CREATE FOREIGN TABLE', 'SERVER aidb' ]);
-	my ($create_balances, $balances_end) = $create{$balances}->@*;
-	my ($create_history, $history_end) = $create{$history}->@*;
-	$node->safe_psql('postgres', <<"SQL");
-CREATE SCHEMA $layout;
-SET search_path = $layout;
-$create_balances branches (bid int PRIMARY KEY, bbalance int, filler char(88)) $balances_end;
-$create_balances tellers (tid int PRIMARY KEY, bid int, tbalance int, filler char(84)) $balances_end;
-$create_balances accounts (aid int PRIMARY KEY, bid int, abalance int, filler char(84)) $balances_end;
-$create_history history (round int, client int, number int, tid int, bid int, aid int, delta int, mtime timestamp,
-	filler char(22), PRIMARY KEY (round, client, number)) $history_end;
+	my ($balances, @histories) = @{ $layouts{$layout} };
+	my $history = 'round int, client int, number int, tid int, bid int, aid int, delta int, mtime timestamp,'
+		. ' filler char(22), PRIMARY KEY (round, client, number)';
+	$node->safe_psql('postgres', join "\n", "CREATE SCHEMA $layout; SET search_path = $layout;",
+		create_table($balances, 'branches', 'bid int PRIMARY KEY, bbalance int, filler char(88)'),
+		create_table($balances, 'tellers', 'tid int PRIMARY KEY, bid int, tbalance int, filler char(84)'),
+		create_table($balances, 'accounts', 'aid int PRIMARY KEY, bid int, abalance int, filler char(84)'),
+		(map { create_table($_, "history_$_", $history) } @histories),
+		'CREATE VIEW history AS ' . join(' UNION ALL ', map { "SELECT * FROM history_$_" } @histories) . ';', <<"SQL");
 INSERT INTO branches SELECT i, 0 FROM generate_series(1, $sizes{branches}) i;
 INSERT INTO tellers SELECT i, 1 + (i - 1) % $sizes{branches}, 0 FROM generate_series(1, $sizes{tellers}) i;
 INSERT INTO accounts SELECT i, 1 + (i - 1) % $sizes{branches}, 0 FROM generate_series(1, $sizes{accounts}) i;
@@ -88,8 +94,10 @@ SQL
 	return;
 }
 
+sub script_of { return "$folder/script_$_[0]" }
+
 # pgbench's tpcb-like with a number in the history. :done is the last one that was acknowledged.
-append($script_file, <<"SCRIPT");
+append(script_of($_), <<"SCRIPT") for qw(aidb heap);
 \\set aid random(1, $sizes{accounts})
 \\set bid random(1, $sizes{branches})
 \\set tid random(1, $sizes{tellers})
@@ -100,7 +108,7 @@ UPDATE accounts SET abalance = abalance + :delta WHERE aid = :aid;
 SELECT abalance FROM accounts WHERE aid = :aid;
 UPDATE tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
 UPDATE branches SET bbalance = bbalance + :delta WHERE bid = :bid;
-INSERT INTO history (round, client, number, tid, bid, aid, delta, mtime)
+INSERT INTO history_$_ (round, client, number, tid, bid, aid, delta, mtime)
 	VALUES (:round, :client_id, :number, :tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
 END;
 \\set done :number
@@ -184,13 +192,14 @@ END {
 
 sub start_pgbench {
 	my ($round, $layout, $level, $synchronous, $errors) = @_;
+	my ($balances, @histories) = @{ $layouts{$layout} };
 	local $ENV{PGAPPNAME} = 'pgbench';
 	local $ENV{PGOPTIONS} = "-c search_path=$layout -c synchronous_commit=$synchronous "
 		. '-c default_transaction_isolation=' . $level =~ s/ /\\ /r;
 	return IPC::Run::start [
 		$node->installed_command('pgbench'), '--no-vacuum', "--client=$clients", '--time=600',
 		"--max-tries=$tries{$level}", '--random-seed=' . int rand 2**31, '--log', "--log-prefix=$folder/log_$round",
-		'-D', "round=$round", '-D', 'done=0', '-f', $script_file, $node->connstr('postgres') ],
+		'-D', "round=$round", '-D', 'done=0', (map { ('-f', script_of($_)) } @histories), $node->connstr('postgres') ],
 		'<', \undef, '>', \my $output, '2>', $errors;
 }
 
