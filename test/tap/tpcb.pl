@@ -2,7 +2,7 @@
 # eight clients, with accounts, tellers and branches in AiDb and the history in a heap table, the other way round, all in
 # AiDb, and all in AiDb with half of the history in a heap table. Shown each round: the balances of accounts, tellers and branches and the history agree, row by row; of each
 # client exactly the acknowledged transactions are there, and perhaps the one under way; with synchronous_commit = off its
-# first so many, whole ones. Readers that sum all tables during the run never see them disagree, neither in one statement
+# first so many, whole ones, and at least those up to its last synchronous one. Readers that sum all tables during the run never see them disagree, neither in one statement
 # nor in one REPEATABLE READ transaction.
 #
 # pgbench numbers the transactions of each client and logs what was acknowledged. It tries again after 40001 and 40P01.
@@ -75,6 +75,13 @@ sub create_table {
 	return $engine eq 'heap' ? "CREATE TABLE $name ($columns);" : "CREATE FOREIGN TABLE $name ($columns) SERVER aidb;";
 }
 
+# Which transactions are synchronous: those of these engines of the history. With two engines also those of one only.
+sub choices_of {
+	my ($layout) = @_;
+	my (undef, @histories) = @{ $layouts{$layout} };
+	return ([], [@histories], @histories > 1 ? map { [$_] } @histories : ());
+}
+
 # The tables of the history are called by their engines, and the history is a view of them.
 sub create_layout {
 	my ($layout) = @_;
@@ -94,25 +101,34 @@ SQL
 	return;
 }
 
-sub script_of { return "$folder/script_$_[0]" }
-
-# pgbench's tpcb-like with a number in the history. :done is the last one that was acknowledged.
-append(script_of($_), <<"SCRIPT") for qw(aidb heap);
+# pgbench's tpcb-like with a number in the history, of which :done is the last one that was acknowledged.
+sub write_script {
+	my ($file, $history, $begin) = @_;
+	append($file, <<"SCRIPT");
 \\set aid random(1, $sizes{accounts})
 \\set bid random(1, $sizes{branches})
 \\set tid random(1, $sizes{tellers})
 \\set delta random(-5000, 5000)
 \\set number :done + 1
-BEGIN;
+$begin;
 UPDATE accounts SET abalance = abalance + :delta WHERE aid = :aid;
 SELECT abalance FROM accounts WHERE aid = :aid;
 UPDATE tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
 UPDATE branches SET bbalance = bbalance + :delta WHERE bid = :bid;
-INSERT INTO history_$_ (round, client, number, tid, bid, aid, delta, mtime)
+INSERT INTO $history (round, client, number, tid, bid, aid, delta, mtime)
 	VALUES (:round, :client_id, :number, :tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
 END;
 \\set done :number
 SCRIPT
+	return;
+}
+
+sub script_of { return "$folder/script_" . join '_', @_ }
+
+for my $engine (qw(aidb heap)) {
+	write_script(script_of($engine, 'on'), "history_$engine", 'BEGIN');
+	write_script(script_of($engine, 'off'), "history_$engine", 'BEGIN; SET LOCAL synchronous_commit = off');
+}
 
 my @sums = (
 	'SELECT sum(abalance) FROM accounts',
@@ -192,14 +208,14 @@ END {
 
 sub start_pgbench {
 	my ($round, $layout, $level, $synchronous, $errors) = @_;
-	my ($balances, @histories) = @{ $layouts{$layout} };
+	my (undef, @histories) = @{ $layouts{$layout} };
 	local $ENV{PGAPPNAME} = 'pgbench';
-	local $ENV{PGOPTIONS} = "-c search_path=$layout -c synchronous_commit=$synchronous "
-		. '-c default_transaction_isolation=' . $level =~ s/ /\\ /r;
+	local $ENV{PGOPTIONS} = "-c search_path=$layout -c default_transaction_isolation=" . $level =~ s/ /\\ /r;
+	my @scripts = map { my $engine = $_; script_of($engine, (grep { $_ eq $engine } @$synchronous) ? 'on' : 'off') } @histories;
 	return IPC::Run::start [
 		$node->installed_command('pgbench'), '--no-vacuum', "--client=$clients", '--time=600',
 		"--max-tries=$tries{$level}", '--random-seed=' . int rand 2**31, '--log', "--log-prefix=$folder/log_$round",
-		'-D', "round=$round", '-D', 'done=0', (map { ('-f', script_of($_)) } @histories), $node->connstr('postgres') ],
+		'-D', "round=$round", '-D', 'done=0', (map { ('-f', $_) } @scripts), $node->connstr('postgres') ],
 		'<', \undef, '>', \my $output, '2>', $errors;
 }
 
@@ -233,40 +249,46 @@ sub kill_something {
 	return 'a backend';
 }
 
-# Of each client, how many transactions were acknowledged; and how many failed for good.
+# What pgbench logged: how many transactions failed for good; of each client how many were acknowledged; and how many
+# were when the last synchronous one was.
 sub read_log {
-	my ($round) = @_;
-	my @acknowledged = (0) x $clients;
-	my $failed = 0;
+	my ($round, $layout, $synchronous) = @_;
+	my (undef, @histories) = @{ $layouts{$layout} };
+	my ($failed, @acknowledged, @durable) = (0);
+	@acknowledged = @durable = (0) x $clients;
 	for my $line (map { lines_of($_) } glob "$folder/log_$round.*") {
-		my ($client, undef, $time) = split / /, $line;
-		$time =~ /^\d+$/ ? $acknowledged[$client]++ : $failed++;
+		my ($client, undef, $time, $script) = split / /, $line;
+		if ($time !~ /^\d+$/) {
+			$failed++;
+			next;
+		}
+		$acknowledged[$client]++;
+		$durable[$client] = $acknowledged[$client] if grep { $_ eq $histories[$script] } @$synchronous;
 	}
-	return ($failed, @acknowledged);
+	return ($failed, \@acknowledged, \@durable);
 }
 
 # ---- What must be found ------------------------------------------------------------------------------------------
 
 sub check_clients {
-	my ($session, $round, $synchronous, @acknowledged) = @_;
+	my ($session, $round, $acknowledged, $durable) = @_;
 	my %found = map { my ($client, @rest) = split /\|/; $client => \@rest } $session->rows(
 		"SELECT client, count(*), max(number) FROM history WHERE round = $round GROUP BY 1");
 	my @wrong;
 	for my $client (0 .. $clients - 1) {
 		my ($count, $last) = @{ $found{$client} // [ 0, 0 ] };
-		my $done = $acknowledged[$client];
 		push @wrong, "client $client has $count transactions, of which the last is $last" if $count != $last;
-		push @wrong, "client $client has $count transactions, of which $done were acknowledged"
-			if $count > $done + 1 || ($synchronous eq 'on' && $count < $done);
+		push @wrong, "client $client has $count transactions, was told of $acknowledged->[$client], and that the first "
+			. "$durable->[$client] are durable" if $count > $acknowledged->[$client] + 1 || $count < $durable->[$client];
 	}
 	return @wrong;
 }
 
 sub check {
-	my ($round, $layout, $synchronous, @acknowledged) = @_;
+	my ($round, $layout, $acknowledged, $durable) = @_;
 	my $session = AidbSession->connect_until($node);
 	$session->rows("SET search_path = $layout");
-	return ($session->rows($balance), check_clients($session, $round, $synchronous, @acknowledged),
+	return ($session->rows($balance), check_clients($session, $round, $acknowledged, $durable),
 		lines_of($findings_file));
 }
 
@@ -282,19 +304,22 @@ sub play_round {
 	waitpid $_, 0 for @readers;
 	@readers = ();
 
-	my ($failed, @acknowledged) = read_log($round);
-	my @wrong = check($round, $layout, $synchronous, @acknowledged);
+	my ($failed, $acknowledged, $durable) = read_log($round, $layout, $synchronous);
+	my @wrong = check($round, $layout, $acknowledged, $durable);
 	push @wrong, "$failed transactions failed for good" if $failed;
 	push @wrong, grep { /ERROR:/ } split /\n/, $errors;
-	my $sum = List::Util::sum(@acknowledged);
-	is(join("\n", @wrong), '', "round $round: $layout, $level, synchronous_commit $synchronous, killed $victim after "
+	my $sum = List::Util::sum(@$acknowledged);
+	my $which = join(' and ', @$synchronous) || 'none';
+	is(join("\n", @wrong), '', "round $round: $layout, $level, synchronous: $which, killed $victim after "
 		. "$sum transactions: all agrees");
 	return;
 }
 
 create_layout($_) for @layouts;
-my @ways = map { my $level = $_; map { [ $level, $_ ] } qw(on off) } @levels;
-my %ways = map { $_ => [ shuffle @ways ] } @layouts;
+my %ways;
+for my $layout (@layouts) {
+	$ways{$layout} = [ shuffle map { my $level = $_; map { [ $level, $_ ] } choices_of($layout) } @levels ];
+}
 for my $round (1 .. $rounds) {
 	my $layout = $layouts[$round % @layouts];
 	my $ways = $ways{$layout};
