@@ -1,3 +1,5 @@
+#!/bin/bash
+#
 # For benchmarks of the extension, which source this: a PostgreSQL server of their own with the installed extension, and
 # what they print. As root, the server runs as user postgres. Environment: PG_CONFIG, TMPDIR.
 
@@ -65,7 +67,7 @@ sql() {
 # spread FILE: median, lowest and highest of the numbers in it
 spread() {
 	sort -n "$1" | awk '{ v[NR] = $1 }
-		END { printf "%.5g %.5g %.5g\n", (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2, v[1], v[NR] }'
+		END { printf "%.9g %.9g %.9g\n", (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2, v[1], v[NR] }'
 }
 
 # result NAME VALUE UNIT least|most TARGET: the line of the summary, and whether the target is met
