@@ -101,6 +101,11 @@ static void test_concurrent_transactions_in_some_order(void **state) {
 						"");
 }
 
+static void test_own_appends_and_reads_in_turn(void **state) {
+	(void)state;
+	assert_string_equal(found(RC, "committed a1:1 r1:[1] a1:2 r1:[1,2] a1:3 a1:4 r1:[1,2,3,4]\n"), "");
+}
+
 static void test_unknown_counts_when_it_was_seen(void **state) {
 	(void)state;
 	assert_string_equal(found(SER, "unknown@0-1 a1:1\ncommitted@2-3 r1:[]\nfinal@4-5 r1:[]\n"), "");
@@ -225,7 +230,10 @@ static void test_single_anti_dependency(void **state) {
 						"G-single");
 	/* lost update that was repaired by order: it did not see what it overwrote */
 	assert_string_equal(found(RR, "committed a1:1\ncommitted r1:[] a1:2\nfinal r1:[1,2]\n"), "G-single");
-	/* a snapshot of the past */
+	/* a snapshot of the past, and of one that other transactions lie behind */
+	assert_string_equal(found(RR, "committed@0-1 a1:1\ncommitted@2-3 a2:2\ncommitted@4-5 r1:[] r2:[2]\n"
+								  "final@6-7 r1:[1] r2:[2]\n"),
+						"G-single");
 	assert_string_equal(found(RR, "committed@0-1 a1:1\ncommitted@2-3 r1:[] a2:2\nfinal@4-5 r1:[1] r2:[2]\n"),
 						"G-single");
 }
@@ -267,6 +275,7 @@ int main(void) {
 		cmocka_unit_test(test_text_that_is_none),
 		cmocka_unit_test(test_serial_history),
 		cmocka_unit_test(test_concurrent_transactions_in_some_order),
+		cmocka_unit_test(test_own_appends_and_reads_in_turn),
 		cmocka_unit_test(test_unknown_counts_when_it_was_seen),
 		cmocka_unit_test(test_what_read_committed_allows),
 		cmocka_unit_test(test_what_repeatable_read_allows),
