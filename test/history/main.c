@@ -6,7 +6,8 @@
  *
  * Options, with their defaults: mode=aidb (or mixed, split, heap), level=RR (or RC, SER), sessions=8, seconds=2,
  * transactions=1000000 (which it ends at when that is earlier), lists=8 (in use at a time), appends=24 (about so many to
- * a list), upsert=0, seed=(the time), write=FILE (the history, for --check). CONNECTION is a string of libpq; its database
+ * a list), upsert=0, conflicts=1 (0: none may be reported),
+ * seed=(the time), write=FILE (the history, for --check). CONNECTION is a string of libpq; its database
  * must have the extension, and tables of this program's names are replaced.
  *
  * The last line says what was done and found. The exit status is 0 when nothing was found, 1 when something was or an
@@ -73,6 +74,8 @@ static void set_option(list_run *run, const char *name, const char *value) {
 		load->appends_per_list = (unsigned)number_of(name, value, 1, 10000);
 	} else if (strcmp(name, "upsert") == 0) {
 		load->upsert = number_of(name, value, 0, 1) == 1;
+	} else if (strcmp(name, "conflicts") == 0) {
+		load->no_conflicts = number_of(name, value, 0, 1) == 0;
 	} else if (strcmp(name, "seed") == 0) {
 		load->seed = number_of(name, value, 0, UINT64_MAX);
 	} else if (strcmp(name, "write") == 0) {

@@ -24,10 +24,10 @@ static bool chance(list_session *session, unsigned percent) {
 
 /* ---- Statements ------------------------------------------------------------------------------------------ */
 
-static bool is_allowed(const char *state) {
+static bool is_allowed(const workload *load, const char *state) {
 	/* 57: the server shuts down or crashed; 08 and none: the connection is gone */
-	return strcmp(state, "40001") == 0 || strcmp(state, "40P01") == 0 || strcmp(state, "23505") == 0 ||
-		   strncmp(state, "57", 2) == 0 || strncmp(state, "08", 2) == 0;
+	return (strcmp(state, "40001") == 0 && !load->no_conflicts) || strcmp(state, "40P01") == 0 ||
+		   strcmp(state, "23505") == 0 || strncmp(state, "57", 2) == 0 || strncmp(state, "08", 2) == 0;
 }
 
 static void count_error(list_session *session, const PGresult *result) {
@@ -41,7 +41,7 @@ static void count_error(list_session *session, const PGresult *result) {
 		at++;
 	}
 	at->count++;
-	at->allowed = is_allowed(state);
+	at->allowed = is_allowed(session->load, state);
 	snprintf(at->state, sizeof(at->state), "%s", state);
 	if (!at->allowed && session->first_error[0] == '\0') {
 		snprintf(session->first_error, sizeof(session->first_error), "%s", PQerrorMessage(session->connection));

@@ -26,7 +26,8 @@ typedef struct workload {
 	const char *connection;
 	workload_mode mode;
 	isolation_level level;
-	bool upsert; /* append by INSERT ... ON CONFLICT DO UPDATE */
+	bool no_conflicts; /* 40001 is an error, as it should be in READ COMMITTED when writers wait for each other */
+	bool upsert;       /* append by INSERT ... ON CONFLICT DO UPDATE */
 	unsigned sessions;
 	unsigned active_lists;
 	unsigned appends_per_list; /* about so many, then another list takes its place */
