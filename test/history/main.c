@@ -6,9 +6,9 @@
  *
  * Options, with their defaults: mode=aidb (or mixed, split, heap), level=RR (or RC, SER), sessions=8, seconds=2,
  * transactions=1000000 (which it ends at when that is earlier), lists=8 (in use at a time), appends=24 (about so many to
- * a list), upsert=0, conflicts=1 (0: none may be reported),
- * seed=(the time), write=FILE (the history, for --check). CONNECTION is a string of libpq; its database
- * must have the extension, and tables of this program's names are replaced.
+ * a list), upsert=0, least=0 (committed transactions, however long they take), conflicts=1 (0: SQLSTATE 40001 is an
+ * error), seed=(the time), write=FILE (the history, for --check). CONNECTION is a string of libpq; its database must have
+ * the extension, and tables of this program's names are replaced.
  *
  * The last line says what was done and found. The exit status is 0 when nothing was found, 1 when something was or an
  * error came that is none of the allowed ones, 2 when it does not work.
@@ -68,6 +68,8 @@ static void set_option(list_run *run, const char *name, const char *value) {
 		run->seconds = (unsigned)number_of(name, value, 1, MAX_SECONDS);
 	} else if (strcmp(name, "transactions") == 0) {
 		load->max_transactions = number_of(name, value, 1, 1u << 30);
+	} else if (strcmp(name, "least") == 0) {
+		load->least_committed = number_of(name, value, 0, 1u << 30);
 	} else if (strcmp(name, "lists") == 0) {
 		load->active_lists = (unsigned)number_of(name, value, 4, MAX_ACTIVE_LISTS);
 	} else if (strcmp(name, "appends") == 0) {

@@ -266,6 +266,9 @@ static void transact(list_session *session) {
 	} else if (PQstatus(session->connection) == CONNECTION_OK) {
 		run(session, "ROLLBACK");
 	}
+	if (status == STATUS_COMMITTED) {
+		atomic_fetch_add(&session->load->committed, 1);
+	}
 	note_end(session, status);
 }
 

@@ -16,6 +16,7 @@ void workload_start(workload *load) {
 	load->next_element = 1;
 	load->next_list = load->active_lists;
 	load->transactions = 0;
+	load->committed = 0;
 	for (uint32_t i = 0; i < load->active_lists; i++) {
 		load->lists[i] = i;
 		load->appends[i] = 0;
@@ -23,7 +24,8 @@ void workload_start(workload *load) {
 }
 
 bool workload_goes_on(workload *load) {
-	return workload_now_us() < load->deadline_us && atomic_fetch_add(&load->transactions, 1) < load->max_transactions &&
+	return (workload_now_us() < load->deadline_us || load->committed < load->least_committed) &&
+		   atomic_fetch_add(&load->transactions, 1) < load->max_transactions &&
 		   load->next_element < HISTORY_MAX_NUMBER - load->sessions &&
 		   load->next_list < HISTORY_MAX_NUMBER - load->sessions;
 }

@@ -32,6 +32,7 @@ typedef struct workload {
 	unsigned active_lists;
 	unsigned appends_per_list; /* about so many, then another list takes its place */
 	uint64_t max_transactions;
+	uint64_t least_committed; /* goes on for them beyond the deadline */
 	int64_t deadline_us;
 	uint64_t seed;
 
@@ -40,6 +41,7 @@ typedef struct workload {
 	atomic_uint_fast32_t lists[MAX_ACTIVE_LISTS];
 	atomic_uint_fast32_t appends[MAX_ACTIVE_LISTS];
 	atomic_uint_fast64_t transactions;
+	atomic_uint_fast64_t committed;
 } workload;
 
 extern const char *const mode_names[4];

@@ -5,9 +5,10 @@
 # That the checker finds anything is shown by test/unit/test_checker.c, and here by its finding in a history of each level
 # what only the next one forbids; that it finds no more than there is, by a history of heap tables in SERIALIZABLE.
 #
-# Environment: AIDB_SEED; AIDB_HISTORY_SECONDS, of each run (1, twice that where two kinds of tables meet); AIDB_HISTORY_RUNS, of each combination (1);
-# AIDB_HISTORY_TRANSACTIONS, the most of a run; AIDB_HISTORY_CRASHES, in each run (0); AIDB_SERIALIZABLE=1 and
-# AIDB_UPSERT=1 for a server that can do that; AIDB_HISTORY_FOLDER keeps all histories there.
+# Environment: AIDB_SEED; AIDB_HISTORY_SECONDS, of each run (1, twice that where two kinds of tables meet);
+# AIDB_HISTORY_RUNS, of each combination (1); AIDB_HISTORY_TRANSACTIONS, the most of a run; AIDB_HISTORY_CRASHES, in each
+# run (0); AIDB_SERIALIZABLE=1 and AIDB_UPSERT=1 for a server that can do that (then every other run, by chance, appends
+# by ON CONFLICT); AIDB_HISTORY_FOLDER keeps all histories there.
 use strict;
 use warnings;
 use AidbNode;
@@ -23,11 +24,10 @@ my $transactions = $ENV{AIDB_HISTORY_TRANSACTIONS} // 1_000_000;
 my $crashes = $ENV{AIDB_HISTORY_CRASHES} // 0;
 my $folder = $ENV{AIDB_HISTORY_FOLDER} // $PostgreSQL::Test::Utils::tmp_check;
 my @levels = ('RC', 'RR', $ENV{AIDB_SERIALIZABLE} ? 'SER' : ());
-my @upserts = (0, $ENV{AIDB_UPSERT} ? 1 : ());
 my %share = (heap => 1, aidb => 1, mixed => 2, split => 2); # of the time
 # Whether 40001 may be reported.
 my %conflicts = (RC => 1, RR => 1, SER => 1);
-my $least_committed = 100;
+my $least_committed = 300;
 
 my $seed = $ENV{AIDB_SEED} // int(time) ^ $$;
 srand $seed;
@@ -61,13 +61,12 @@ sub last_line_of { return (split /\n/, $_[0])[-1] // '' }
 sub check_run {
 	my ($mode, $level, $upsert, $number) = @_;
 	my $name = join '_', 'history', $mode, $level, $upsert ? 'upsert' : (), $number;
-	my ($status, $output) = run_history($crashes, $connection, "mode=$mode", "level=$level", "conflicts=$conflicts{$level}", "upsert=$upsert",
-		'seconds=' . $seconds * $share{$mode}, "transactions=$transactions", 'seed=' . int(rand 2**31), "write=$folder/$name");
+	my ($status, $output) = run_history($crashes, $connection, "mode=$mode", "level=$level", "upsert=$upsert",
+		"conflicts=$conflicts{$level}", 'seconds=' . $seconds * $share{$mode}, "least=$least_committed",
+		"transactions=$transactions", 'seed=' . int(rand 2**31), "write=$folder/$name");
 	my $summary = last_line_of($output);
 	is($status, 0, "$mode" . ($upsert ? ' upsert' : '') . ", $summary") or diag($output);
 	note join '; ', $output =~ /^SQLSTATE (.*)/mg;
-	my ($committed) = $summary =~ /(\d+) committed/;
-	cmp_ok($committed // 0, '>=', $least_committed, 'which were enough');
 	return "$folder/$name";
 }
 
@@ -82,13 +81,11 @@ sub check_stricter {
 
 for my $number (1 .. $runs) {
 	check_run('heap', 'SER', 1, $number);
-	for my $upsert (@upserts) {
-		for my $mode (qw(aidb mixed split)) {
-			my %file = map { $_ => check_run($mode, $_, $upsert, $number) } @levels;
-			next if $mode ne 'aidb';
-			check_stricter($file{RC}, 'RR', 'G-single');
-			check_stricter($file{RR}, 'SER', 'G2');
-		}
+	for my $mode (qw(aidb mixed split)) {
+		my %file = map { $_ => check_run($mode, $_, $ENV{AIDB_UPSERT} ? int rand 2 : 0, $number) } @levels;
+		next if $mode ne 'aidb';
+		check_stricter($file{RC}, 'RR', 'G-single');
+		check_stricter($file{RR}, 'SER', 'G2');
 	}
 }
 done_testing();
