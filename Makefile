@@ -98,7 +98,7 @@ $(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
 # The headers of a client, which is no part of the server's.
-$(HISTORY_OBJECTS): INCLUDES += -isystem $(shell $(PG_CONFIG) --includedir)
+$(HISTORY_OBJECTS): INCLUDES += -isystem $(shell $(PG_CONFIG) --includedir 2>/dev/null)
 
 $(HISTORY_PROGRAM): $(HISTORY_OBJECTS) $(CHECKER_OBJECTS)
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq
@@ -133,7 +133,7 @@ needs-server:
 
 # ---- Testing -----------------------------------------------------------------------------------------------
 
-check: tests ## run the tests that need no server: unit and model
+check: $(TEST_PROGRAMS) ## run the tests that need no server: unit and model
 	@+$(TEST_RUN) unit model
 
 installcheck: needs-server $(HISTORY_PROGRAM) ## run SQL, isolation and TAP tests on servers of their own, against what is installed

@@ -162,7 +162,7 @@ static uint32_t spread(cycle_walk *walk, uint32_t place, uint32_t queued) {
 	return queued;
 }
 
-/* Breadth first from `start`, left by `edge`, back to it. Returns the edges of the cycle in an array, or their number 0. */
+/* From `start`, left by `edge`, back to it, breadth first. Returns how many edges, in an array that is the caller's. */
 static size_t shortest_cycle(cycle_walk *walk, uint32_t start, const graph_edge *edge, const graph_edge ***cycle) {
 	uint32_t first = follow(walk, start, edge);
 	uint32_t queued = 1;

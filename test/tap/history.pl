@@ -1,14 +1,15 @@
 # Runs random transactions that append to lists and read them, and shows that nothing happened that their isolation
-# level forbids; test/history/README.md says how. Lists lie in AiDb, in AiDb while most transactions write a heap table or
-# advance a sequence too, and half in AiDb and half in heap, where one snapshot has to fit both.
+# level forbids; test/history/README.md says how. Lists lie in AiDb, in AiDb while most transactions write a heap
+# table or advance a sequence too, and half in AiDb and half in heap, where one snapshot has to fit both.
 #
-# That the checker finds anything is shown by test/unit/test_checker.c, and here by its finding in a history of each level
-# what only the next one forbids; that it finds no more than there is, by a history of heap tables in SERIALIZABLE.
+# That the checker finds anything is shown by test/unit/test_checker.c, and here by its finding in a history of each
+# level what only the next one forbids; that it finds no more than there is, by a history of heap tables in
+# SERIALIZABLE.
 #
 # Environment: AIDB_SEED; AIDB_HISTORY_SECONDS, of each run (1, twice that where two kinds of tables meet);
-# AIDB_HISTORY_RUNS, of each combination (1); AIDB_HISTORY_TRANSACTIONS, the most of a run; AIDB_HISTORY_CRASHES, in each
-# run (0); AIDB_SERIALIZABLE=1 and AIDB_UPSERT=1 for a server that can do that (then every other run, by chance, appends
-# by ON CONFLICT); AIDB_HISTORY_FOLDER keeps all histories there.
+# AIDB_HISTORY_RUNS, of each combination (1); AIDB_HISTORY_TRANSACTIONS, the most of a run; AIDB_HISTORY_CRASHES, in
+# each run (0); AIDB_SERIALIZABLE=1 and AIDB_UPSERT=1 for a server that can do that (then every other run, by
+# chance, appends by ON CONFLICT); AIDB_HISTORY_FOLDER keeps all histories there.
 use strict;
 use warnings;
 use AidbNode;

@@ -1,11 +1,13 @@
-# TPC-B under contention, with the server killed at random moments: the transaction of pgbench's tpcb-like script, from
-# eight clients, with accounts, tellers and branches in AiDb and the history in a heap table, the other way round, all in
-# AiDb, and all in AiDb with half of the history in a heap table. Shown each round: the balances of accounts, tellers and branches and the history agree, row by row; of each
-# client exactly the acknowledged transactions are there, and perhaps the one under way; with synchronous_commit = off its
-# first so many, whole ones, and at least those up to its last synchronous one. Readers that sum all tables during the run never see them disagree, neither in one statement
-# nor in one REPEATABLE READ transaction.
+# TPC-B under contention, with the server killed at random moments: the transaction of pgbench's tpcb-like script,
+# from eight clients, with accounts, tellers and branches in AiDb and the history in a heap table, the other way
+# round, all in AiDb, and all in AiDb with half of the history in a heap table. Shown each round: the balances of
+# accounts, tellers and branches and the history agree, row by row; of each client exactly the acknowledged
+# transactions are there, and perhaps the one under way; with synchronous_commit = off its first so many, whole
+# ones, and at least those up to its last synchronous one. Readers that sum all tables during the run never see them
+# disagree, neither in one statement nor in one REPEATABLE READ transaction.
 #
-# pgbench numbers the transactions of each client and logs what was acknowledged. It tries again after 40001 and 40P01.
+# pgbench numbers the transactions of each client and logs what was acknowledged. It tries again after 40001 and
+# 40P01.
 #
 # Environment: AIDB_SEED; AIDB_TPCB_ROUNDS (4); AIDB_SERIALIZABLE=1 for a server that can do that.
 use strict;
@@ -211,7 +213,8 @@ sub start_pgbench {
 	my (undef, @histories) = @{ $layouts{$layout} };
 	local $ENV{PGAPPNAME} = 'pgbench';
 	local $ENV{PGOPTIONS} = "-c search_path=$layout -c default_transaction_isolation=" . $level =~ s/ /\\ /r;
-	my @scripts = map { my $engine = $_; script_of($engine, (grep { $_ eq $engine } @$synchronous) ? 'on' : 'off') } @histories;
+	my %synchronous = map { $_ => 1 } @$synchronous;
+	my @scripts = map { script_of($_, $synchronous{$_} ? 'on' : 'off') } @histories;
 	return IPC::Run::start [
 		$node->installed_command('pgbench'), '--no-vacuum', "--client=$clients", '--time=600',
 		"--max-tries=$tries{$level}", '--random-seed=' . int rand 2**31, '--log', "--log-prefix=$folder/log_$round",
