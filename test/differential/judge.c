@@ -1,0 +1,298 @@
+#include "judge.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define RUNS_TO_CONFIRM 4
+#define MAX_SHRINKING_RUNS 200
+
+/* ---- Known differences ----------------------------------------------------------------------------------- */
+
+static char **known_field(known_difference *known, const char *keyword) {
+	return strcmp(keyword, "statement") == 0 ? &known->statement
+		   : strcmp(keyword, "left") == 0    ? &known->left
+		   : strcmp(keyword, "right") == 0   ? &known->right
+		   : strcmp(keyword, "reason") == 0  ? &known->reason
+											 : NULL;
+}
+
+static void take_known_line(diff_judge *to, const char *path, const char *keyword, const char *rest) {
+	char **place;
+
+	if (strcmp(keyword, "known") == 0) {
+		to->known = realloc(to->known, ((size_t)to->known_count + 1) * sizeof(*to->known));
+		if (to->known == NULL) {
+			fail("out of memory");
+		}
+		to->known[to->known_count++] = (known_difference){.name = copy_string(rest)};
+		return;
+	}
+	place = to->known_count > 0 ? known_field(&to->known[to->known_count - 1], keyword) : NULL;
+	if (place == NULL || *place != NULL) {
+		fail("%s: not expected: %s %s", path, keyword, rest);
+	}
+	*place = copy_string(rest);
+}
+
+void judge_read_known(diff_judge *judge, const char *path) {
+	FILE *file = fopen(path, "r");
+	char *line = NULL;
+	size_t capacity = 0;
+
+	if (file == NULL) {
+		fail("cannot read %s", path);
+	}
+	while (getline(&line, &capacity, file) >= 0) {
+		char *rest;
+
+		line[strcspn(line, "\n")] = '\0';
+		if (line[0] == '#' || line[0] == '\0') {
+			continue;
+		}
+		rest = line + strcspn(line, " ");
+		if (*rest != '\0') {
+			*rest++ = '\0';
+		}
+		take_known_line(judge, path, line, rest);
+	}
+	free(line);
+	fclose(file);
+	for (int i = 0; i < judge->known_count; i++) {
+		const known_difference *known = &judge->known[i];
+
+		if (known->statement == NULL || known->left == NULL || known->right == NULL || known->reason == NULL) {
+			fail("%s: %s: statement, left, right and reason are needed", path, known->name);
+		}
+	}
+}
+
+/* The nth line of an outcome without the name of its step; empty beyond the end. */
+static char *plain_line(const char *outcome, int number) {
+	for (; number > 0; number--) {
+		outcome += strcspn(outcome, "\n");
+		outcome += *outcome == '\n';
+	}
+	if (isdigit((unsigned char)outcome[0])) {
+		outcome += strcspn(outcome, " \n");
+	}
+	outcome += strspn(outcome, " ");
+	return strndup(outcome, strcspn(outcome, "\n"));
+}
+
+static const known_difference *find_known(const diff_judge *judge, const diff_judgement *of) {
+	const record_event *left = &of->left.events[of->event];
+	const record_event *right = &of->right.events[of->event];
+	const known_difference *found = NULL;
+	char *left_line = plain_line(left->outcome, 0);
+	char *right_line = plain_line(right->outcome, 0);
+
+	for (int number = 1; strcmp(left_line, right_line) == 0 && left_line[0] != '\0'; number++) {
+		free(left_line);
+		free(right_line);
+		left_line = plain_line(left->outcome, number);
+		right_line = plain_line(right->outcome, number);
+	}
+	for (int i = 0; i < judge->known_count && found == NULL; i++) {
+		const known_difference *known = &judge->known[i];
+
+		if (strstr(left->sql, known->statement) != NULL && strcmp(left_line, known->left) == 0 &&
+			strcmp(right_line, known->right) == 0) {
+			found = known;
+		}
+	}
+	free(left_line);
+	free(right_line);
+	return found;
+}
+
+void judge_free(diff_judge *judge) {
+	for (int i = 0; i < judge->known_count; i++) {
+		free(judge->known[i].name);
+		free(judge->known[i].statement);
+		free(judge->known[i].left);
+		free(judge->known[i].right);
+		free(judge->known[i].reason);
+	}
+	free(judge->known);
+}
+
+/* ---- Comparing ------------------------------------------------------------------------------------------- */
+
+/* The index of the first event that differs, or -1. */
+static int first_difference(const diff_record *left, const diff_record *right) {
+	int common = left->count < right->count ? left->count : right->count;
+
+	for (int i = 0; i < common; i++) {
+		if (strcmp(left->events[i].step, right->events[i].step) != 0 ||
+			strcmp(left->events[i].outcome, right->events[i].outcome) != 0) {
+			return i;
+		}
+	}
+	return left->count == right->count ? -1 : common - 1;
+}
+
+static bool is_serializable(const diff_script *script, int session) {
+	for (int i = 0; i < script->step_count; i++) {
+		if (script->steps[i].session == session && strcasestr(script->steps[i].sql, "serializable") != NULL) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Bits of sessions that use SERIALIZABLE and fail with 40001 in this event. */
+static unsigned serialization_failures(const diff_script *script, const record_event *event) {
+	unsigned failures = 0;
+	int session = 0;
+
+	for (const char *line = event->outcome; *line != '\0';) {
+		if (isdigit((unsigned char)line[0])) {
+			session = line[0] - '1';
+		} else if (starts_with(line, "   ERROR 40001") && is_serializable(script, session)) {
+			failures |= 1u << session;
+		}
+		line += strcspn(line, "\n");
+		line += *line == '\n';
+	}
+	return failures;
+}
+
+static void run_both(const diff_judge *judge, const diff_script *script, diff_judgement *result) {
+	driver_run(judge->left, script, judge->detail, &result->left);
+	driver_run(judge->right, script, judge->detail, &result->right);
+	result->event = first_difference(&result->left, &result->right);
+	result->runs = 1;
+	result->differ = result->event >= 0;
+}
+
+static verdict judge_once(const diff_judge *judge, const diff_script *script, diff_judgement *result) {
+	run_both(judge, script, result);
+	if (result->event < 0) {
+		return VERDICT_AGREE;
+	}
+	if (serialization_failures(script, &result->left.events[result->event]) !=
+		serialization_failures(script, &result->right.events[result->event])) {
+		return VERDICT_SERIALIZATION;
+	}
+	result->known = find_known(judge, result);
+	return result->known != NULL ? VERDICT_KNOWN : VERDICT_DIVERGE;
+}
+
+/* Whether the first world goes the same way each time. Counts how often the second differs. */
+static bool is_confirmed(const diff_judge *judge, const diff_script *script, diff_judgement *result) {
+	bool steady = true;
+
+	for (int i = 1; i < RUNS_TO_CONFIRM && steady; i++) {
+		diff_judgement again = {0};
+
+		run_both(judge, script, &again);
+		steady = first_difference(&result->left, &again.left) < 0;
+		result->runs++;
+		result->differ += again.differ;
+		judgement_free(&again);
+	}
+	return steady;
+}
+
+void judge_script(const diff_judge *judge, const diff_script *script, diff_judgement *result) {
+	*result = (diff_judgement){0};
+	result->verdict = judge_once(judge, script, result);
+	if (result->verdict == VERDICT_DIVERGE && !is_confirmed(judge, script, result)) {
+		result->verdict = VERDICT_CHANCE;
+	}
+}
+
+void judgement_free(diff_judgement *judgement) {
+	record_free(&judgement->left);
+	record_free(&judgement->right);
+}
+
+/* ---- Shrinking ------------------------------------------------------------------------------------------- */
+
+static void copy_without(diff_script *to, const diff_script *from, int left_out) {
+	script_copy_frame(to, from);
+	for (int i = 0; i < from->step_count; i++) {
+		if (i != left_out) {
+			script_copy_step(to, &from->steps[i]);
+		}
+	}
+}
+
+static bool still_diverges(const diff_judge *judge, const diff_script *script) {
+	diff_judgement judgement = {0};
+	bool diverges = judge_once(judge, script, &judgement) == VERDICT_DIVERGE && is_confirmed(judge, script, &judgement);
+
+	judgement_free(&judgement);
+	return diverges;
+}
+
+/* Steps are left out from the end to the beginning, over and over, until none can be spared. */
+void judge_shrink(const diff_judge *judge, const diff_script *script, diff_script *smaller) {
+	int runs = 0;
+	bool shrunk = true;
+
+	copy_without(smaller, script, -1);
+	while (shrunk && runs < MAX_SHRINKING_RUNS) {
+		shrunk = false;
+		for (int i = smaller->step_count - 1; i >= 0 && runs < MAX_SHRINKING_RUNS; i--, runs++) {
+			diff_script attempt;
+
+			copy_without(&attempt, smaller, i);
+			if (still_diverges(judge, &attempt)) {
+				script_free(smaller);
+				*smaller = attempt;
+				shrunk = true;
+			} else {
+				script_free(&attempt);
+			}
+		}
+	}
+}
+
+/* ---- Reporting ------------------------------------------------------------------------------------------- */
+
+static void add_commented(text *to, const char *before, const char *lines) {
+	do {
+		size_t length = strcspn(lines, "\n");
+
+		text_add(to, "# %s%.*s\n", before, (int)length, lines);
+		lines += length;
+		lines += *lines == '\n';
+	} while (*lines != '\0');
+}
+
+static void add_difference(const diff_judge *judge, const diff_judgement *judgement, text *to) {
+	const record_event *left = &judgement->left.events[judgement->event];
+	const record_event *right = &judgement->right.events[judgement->event];
+
+	text_add(to, "# --- %s; they differ in %d of %d runs\n", judge->left->name, judgement->differ, judgement->runs);
+	add_commented(to, "      ", left->outcome);
+	text_add(to, "# --- %s\n", judge->right->name);
+	if (strcmp(right->step, left->step) != 0) {
+		text_add(to, "# at %s: %s\n", right->step, right->sql);
+	}
+	add_commented(to, "      ", right->outcome);
+}
+
+void judge_report(const diff_judge *judge, const diff_script *script, const diff_judgement *judgement, text *to) {
+	const diff_record *left = &judgement->left;
+	int shown = judgement->event >= 0 ? judgement->event : left->count - 1;
+
+	script_print(script, to);
+	text_add(to, "#\n");
+	for (int i = 0; i <= shown; i++) {
+		text step = {0};
+
+		text_add(&step, "%s  %s", left->events[i].step, left->events[i].sql);
+		add_commented(to, "", text_get(&step));
+		text_free(&step);
+		if (i == judgement->event) {
+			add_difference(judge, judgement, to);
+		} else {
+			add_commented(to, "      ", left->events[i].outcome);
+		}
+	}
+}
