@@ -24,6 +24,7 @@ SANITIZER := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -
 COMPILE = $(CC) -std=gnu11 $(CFLAGS) -fPIC -fvisibility=hidden -pthread $(WARNINGS) $(SANITIZER) $(CPPFLAGS)
 INCLUDES := -Iengine -Iengine/include
 LIBS := -lsnappy -lxxhash -lm
+LIBPQ = $(addprefix -isystem ,$(shell $(PG_CONFIG) --includedir))
 
 VERSION := 1.0
 SONAME := libaidb.so.1
@@ -36,6 +37,8 @@ SUPPORT_OBJECTS := $(call object,test/support/*.c)
 TEST_PROGRAMS := $(call program,test/unit/test_*.c test/model/*.c)
 BENCH_PROGRAMS := $(call program,bench/*.c)
 FUZZ_PROGRAMS := $(call program,fuzz/*.c)
+DIFFERENTIAL_OBJECTS := $(call object,test/differential/*.c)
+DIFFERENTIAL := $(BUILD)/test/differential/differential
 PROGRAM_OBJECTS := $(addsuffix .o,$(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(FUZZ_PROGRAMS))
 
 # A sanitized build cannot be loaded into a server that is not sanitized itself.
@@ -68,7 +71,7 @@ engine: $(BUILD)/libaidb.a $(BUILD)/$(SONAME) $(BUILD)/aidb.pc ## build libaidb.
 extension: needs-server $(BUILD)/libaidb.a ## build the PostgreSQL extension
 	@+$(EXTENSION_MAKE) all
 
-tests: $(TEST_PROGRAMS) ## build the unit and model tests
+tests: $(TEST_PROGRAMS) $(DIFFERENTIAL) ## build the test programs
 
 # Remembers the command line, so that other flags or another compiler rebuild everything.
 $(BUILD)/flags: FORCE
@@ -77,7 +80,7 @@ $(BUILD)/flags: FORCE
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(COMPILE) $(INCLUDES) $(if $(filter test/%,$<),-Itest/support) -MMD -MP -c -o $@ $<
+	$(COMPILE) $(INCLUDES) $(if $(filter test/%,$<),-Itest/support) $(if $(filter test/differential/%,$<),$(LIBPQ)) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libaidb.a: $(ENGINE_OBJECTS)
 	@rm -f $@
@@ -94,6 +97,9 @@ $(BUILD)/aidb.pc: engine/aidb.pc.in Makefile
 $(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
+$(DIFFERENTIAL): $(DIFFERENTIAL_OBJECTS)
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq
+
 # A benchmark of another engine is named after it and linked with it.
 $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ $(if $(findstring rocksdb,$@),-lrocksdb) $(if $(findstring pq,$@),-lpq) $(LIBS)
@@ -101,7 +107,7 @@ $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb.a
 $(FUZZ_PROGRAMS): %: %.o $(BUILD)/libaidb.a
 	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
--include $(ENGINE_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
+-include $(ENGINE_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d) $(DIFFERENTIAL_OBJECTS:.o=.d)
 
 # ---- Installing --------------------------------------------------------------------------------------------
 
@@ -127,7 +133,7 @@ needs-server:
 check: tests ## run the tests that need no server: unit and model
 	@+$(TEST_RUN) unit model
 
-installcheck: needs-server ## run SQL, isolation and TAP tests on servers of their own, against what is installed
+installcheck: needs-server $(DIFFERENTIAL) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
 	@+$(TEST_RUN) regress isolation tap
 
 test: ## everything from nothing: deps, build, install, all tests
@@ -162,7 +168,7 @@ lint-warnings:
 lint-analysis:
 	@PG_CONFIG=$(PG_CONFIG) test/support/analyse $(filter %.c,$(SOURCES))
 
-objects: $(ENGINE_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
+objects: $(ENGINE_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS) $(DIFFERENTIAL_OBJECTS)
 	@+$(EXTENSION_MAKE) objects
 
 format: ## put all C sources into the form that lint asks for

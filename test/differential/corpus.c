@@ -45,6 +45,8 @@ static void take_entry(const diff_reader *reader, const char *entry) {
 		fail("%s:%d: a file begins with \"test NAME\"", reader->path, reader->line);
 	} else if (strcmp(word, "needs") == 0) {
 		text_list_split(&test->needs, rest, " ");
+	} else if (strcmp(word, "choice") == 0) {
+		text_list_add(&test->choices, copy_string(rest));
 	} else if (strcmp(word, "order") == 0) {
 		text_list_add(&test->orders, copy_string(rest));
 	} else if (strcmp(word, "setup") == 0) {
@@ -85,7 +87,7 @@ void corpus_read(diff_corpus *to, const char *path) {
 		if (!isspace((unsigned char)line[0])) {
 			end_entry(&reader, &entry);
 		}
-		text_add(&entry, "%s", line + strspn(line, " \t"));
+		text_add(&entry, "%s", line + (isblank((unsigned char)line[0]) ? 1 : 0));
 	}
 	end_entry(&reader, &entry);
 	free(line);
@@ -96,6 +98,7 @@ void corpus_free(diff_corpus *corpus) {
 	for (int i = 0; i < corpus->count; i++) {
 		script_free(&corpus->tests[i].script);
 		text_list_free(&corpus->tests[i].needs);
+		text_list_free(&corpus->tests[i].choices);
 		text_list_free(&corpus->tests[i].orders);
 	}
 	free(corpus->tests);
@@ -215,22 +218,139 @@ static void visit_given(interleaving *state, const char *order) {
 	visit_order(state);
 }
 
-void corpus_each_order(const corpus_test *test, unsigned limit, test_random *random, corpus_visit visit,
-					   void *context) {
-	interleaving state = {.source = &test->script, .visit = visit, .context = context};
+static bool is_all(const char *order) {
+	return strcmp(order, "all") == 0;
+}
 
-	for (int i = 0; i < test->orders.count; i++) {
-		if (strcmp(test->orders.items[i], "all") != 0) {
-			visit_given(&state, test->orders.items[i]);
-			continue;
+static double count_orders(interleaving *state, const text_list *orders) {
+	double count = 0;
+
+	for (int i = 0; i < orders->count; i++) {
+		start_interleaving(state);
+		count += is_all(orders->items[i]) ? count_interleavings(state) : 1;
+	}
+	return count;
+}
+
+/* ---- Choices --------------------------------------------------------------------------------------------- */
+
+/* One of a test's choices: what stands for a name. */
+typedef struct choice {
+	char *name;
+	text_list alternatives;
+} choice;
+
+static void parse_choice(const char *entry, choice *parsed) {
+	size_t length = strcspn(entry, " ");
+
+	parsed->name = strndup(entry, length);
+	parsed->alternatives = (text_list){0};
+	text_list_split(&parsed->alternatives, entry + length, "|");
+}
+
+static void free_choice(choice *parsed) {
+	free(parsed->name);
+	text_list_free(&parsed->alternatives);
+}
+
+static void replace_name(char **sql, const char *name, const char *by) {
+	text replaced = {0};
+	size_t length = strlen(name);
+	const char *rest = *sql;
+	const char *at;
+
+	while ((at = strchr(rest, '{')) != NULL) {
+		bool found = strncmp(at + 1, name, length) == 0 && at[length + 1] == '}';
+
+		text_add_bytes(&replaced, rest, (size_t)(at - rest));
+		text_add(&replaced, "%s", found ? by : "{");
+		rest = at + (found ? length + 2 : 1);
+	}
+	text_add(&replaced, "%s", rest);
+	free(*sql);
+	*sql = text_take(&replaced);
+}
+
+/* The script with the choices of a number below count_choices(). */
+static void copy_chosen(diff_script *to, const corpus_test *test, unsigned number) {
+	script_copy(to, &test->script);
+	for (int i = 0; i < test->choices.count; i++) {
+		choice parsed;
+		unsigned count;
+
+		parse_choice(test->choices.items[i], &parsed);
+		count = (unsigned)parsed.alternatives.count;
+		for (int step = 0; step < to->step_count; step++) {
+			replace_name(&to->steps[step].sql, parsed.name, parsed.alternatives.items[number % count]);
 		}
-		start_interleaving(&state);
-		if (count_interleavings(&state) <= limit) {
-			visit_all(&state);
-			continue;
+		number /= count;
+		free_choice(&parsed);
+	}
+}
+
+static unsigned count_choices(const corpus_test *test) {
+	unsigned count = 1;
+
+	for (int i = 0; i < test->choices.count; i++) {
+		choice parsed;
+
+		parse_choice(test->choices.items[i], &parsed);
+		if (parsed.alternatives.count == 0) {
+			fail("%s: a choice without alternatives: %s", test->script.name, test->choices.items[i]);
 		}
-		for (unsigned drawn = 0; drawn < limit; drawn++) {
-			visit_random(&state, random);
+		count *= (unsigned)parsed.alternatives.count;
+		free_choice(&parsed);
+	}
+	return count;
+}
+
+/* ---- Scripts of a test ----------------------------------------------------------------------------------- */
+
+static void visit_every(const corpus_test *test, interleaving *state, unsigned choices) {
+	for (unsigned number = 0; number < choices; number++) {
+		diff_script chosen;
+
+		copy_chosen(&chosen, test, number);
+		state->source = &chosen;
+		for (int i = 0; i < test->orders.count; i++) {
+			if (is_all(test->orders.items[i])) {
+				start_interleaving(state);
+				visit_all(state);
+			} else {
+				visit_given(state, test->orders.items[i]);
+			}
 		}
+		script_free(&chosen);
+	}
+}
+
+static void visit_drawn(const corpus_test *test, interleaving *state, unsigned choices, test_random *random) {
+	const char *order = test->orders.items[test_random_below(random, (uint64_t)test->orders.count)];
+	diff_script chosen;
+
+	copy_chosen(&chosen, test, (unsigned)test_random_below(random, choices));
+	state->source = &chosen;
+	if (is_all(order)) {
+		visit_random(state, random);
+	} else {
+		visit_given(state, order);
+	}
+	script_free(&chosen);
+}
+
+void corpus_each_script(const corpus_test *test, unsigned limit, test_random *random, corpus_visit visit,
+						void *context) {
+	interleaving state = {.source = &test->script, .visit = visit, .context = context};
+	unsigned choices = count_choices(test);
+
+	if (test->orders.count == 0) {
+		fail("%s: no order", test->script.name);
+	}
+	if (choices * count_orders(&state, &test->orders) <= limit) {
+		visit_every(test, &state, choices);
+		return;
+	}
+	for (unsigned drawn = 0; drawn < limit; drawn++) {
+		visit_drawn(test, &state, choices, random);
 	}
 }

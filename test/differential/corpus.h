@@ -10,6 +10,7 @@
 typedef struct corpus_test {
 	diff_script script; /* its steps in the order of the file */
 	text_list needs;
+	text_list choices; /* "NAME alternative | alternative ..." */
 	text_list orders;
 } corpus_test;
 
@@ -24,9 +25,8 @@ void corpus_free(diff_corpus *corpus);
 
 typedef void (*corpus_visit)(const diff_script *script, void *context);
 
-/*
- * Calls `visit` with the script of each order. When `order all` means more than `limit`, that many are drawn.
- */
-void corpus_each_order(const corpus_test *test, unsigned limit, test_random *random, corpus_visit visit, void *context);
+/* Calls `visit` with the script of each order and combination of choices; of more than `limit`, so many are drawn. */
+void corpus_each_script(const corpus_test *test, unsigned limit, test_random *random, corpus_visit visit,
+						void *context);
 
 #endif

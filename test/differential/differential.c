@@ -60,8 +60,8 @@ static const char usage[] =
 	"  --right-set OPTIONS  of the server, for the sessions of the second world: \"-c name=value\"\n"
 	"  --generate N         scripts drawn from the grammar\n"
 	"  --grammar FILE       the grammar\n"
-	"  --seed N             of the first script, also of the orders that are drawn (the time)\n"
-	"  --orders N           at most so many orders where a test wants all (20)\n"
+	"  --seed N             of the first generated script, and of what is drawn of tests (the time)\n"
+	"  --orders N           at most so many scripts of a test, drawn at random (20)\n"
 	"  --only NAME,...      of the tests in the corpus files\n"
 	"  --without NAME,...   features that are not to be used\n"
 	"  --known FILE         differences that are let pass\n"
@@ -246,7 +246,7 @@ static void run_corpus(diff_campaign *campaign, const char *path) {
 	corpus_read(&corpus, path);
 	for (int i = 0; i < corpus.count; i++) {
 		if (is_wanted(campaign->settings, &corpus.tests[i])) {
-			corpus_each_order(&corpus.tests[i], campaign->settings->orders, &random, judge_one, campaign);
+			corpus_each_script(&corpus.tests[i], campaign->settings->orders, &random, judge_one, campaign);
 		}
 	}
 	corpus_free(&corpus);

@@ -139,7 +139,7 @@ diff_generator *generator_read(const char *path, const text_list *features_off) 
 			add_alternative(made, content);
 			continue;
 		}
-		text_add(&entry, "%s", content);
+		text_add(&entry, "%s", line + (content != line ? 1 : 0));
 	}
 	end_entry(made, &entry);
 	free(line);

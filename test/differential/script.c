@@ -47,6 +47,13 @@ void script_copy_frame(diff_script *to, const diff_script *from) {
 	text_list_copy(&to->setup, &from->setup);
 }
 
+void script_copy(diff_script *to, const diff_script *from) {
+	script_copy_frame(to, from);
+	for (int i = 0; i < from->step_count; i++) {
+		script_copy_step(to, &from->steps[i]);
+	}
+}
+
 void script_free(diff_script *script) {
 	free(script->name);
 	text_list_free(&script->schema);

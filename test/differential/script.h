@@ -11,6 +11,7 @@
  *   setup SQL              is run before each run, when all tables are empty
  *   1a SQL                 a step of session 1, named 1a. Begun with !, it has a time limit of its own: nothing else is
  *                          sent until it ends
+ *   choice NAME a | b ...  {NAME} in steps stands for each of these in turn
  *   order 1a 2a 1b ...     the order in which steps are sent; each line is a script of its own
  *   order all              every order that keeps the steps of each session in theirs
  */
@@ -42,6 +43,8 @@ void script_add_step(diff_script *to, int session, const char *name, const char 
 /* Everything but the steps. */
 void script_copy_frame(diff_script *to, const diff_script *from);
 void script_copy_step(diff_script *to, const script_step *step);
+/* Everything. */
+void script_copy(diff_script *to, const diff_script *from);
 /* In the form above. */
 void script_print(const diff_script *script, text *to);
 /* Names of the tables in a schema, in its order. */
