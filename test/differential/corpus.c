@@ -242,10 +242,16 @@ typedef struct choice {
 
 static void parse_choice(const char *entry, choice *parsed) {
 	size_t length = strcspn(entry, " ");
+	const char *at = entry + length + strspn(entry + length, " ");
+	const char *end;
 
 	parsed->name = strndup(entry, length);
 	parsed->alternatives = (text_list){0};
-	text_list_split(&parsed->alternatives, entry + length, "|");
+	while ((end = strstr(at, " | ")) != NULL) {
+		text_list_add(&parsed->alternatives, strndup(at, (size_t)(end - at)));
+		at = end + strlen(" | ");
+	}
+	text_list_add(&parsed->alternatives, copy_string(at));
 }
 
 static void free_choice(choice *parsed) {
@@ -295,9 +301,6 @@ static unsigned count_choices(const corpus_test *test) {
 		choice parsed;
 
 		parse_choice(test->choices.items[i], &parsed);
-		if (parsed.alternatives.count == 0) {
-			fail("%s: a choice without alternatives: %s", test->script.name, test->choices.items[i]);
-		}
 		count *= (unsigned)parsed.alternatives.count;
 		free_choice(&parsed);
 	}
