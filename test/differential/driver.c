@@ -29,13 +29,14 @@ typedef struct run_session {
 	unsigned blockers;   /* bits of sessions */
 	text answer;         /* to its step */
 	bool answered;       /* since the last event */
-	char reported[64];   /* for whom it waits, as last written to the record */
+	bool counted;        /* as waiting */
 } run_session;
 
 typedef struct diff_run {
 	diff_world *world;
 	const diff_script *script;
 	wait_detail detail;
+	wake_order order;
 	diff_record *record;
 	run_session sessions[MAX_SESSIONS];
 	unsigned tickets;
@@ -125,10 +126,19 @@ static bool in_transaction(const run_session *session) {
 	return status == PQTRANS_INTRANS || status == PQTRANS_INERROR;
 }
 
+/* The script is all that is known about what has ended the server. */
+static _Noreturn void lose_server(const diff_run *run, const run_session *session) {
+	text printed = {0};
+
+	script_print(run->script, &printed);
+	printf("%s", text_get(&printed));
+	fail("%s: step %s: %s", run->world->name, session->step->name, PQerrorMessage(session->connection));
+}
+
 /* Takes what has arrived. */
 static void listen_to(diff_run *run, run_session *session) {
 	if (PQconsumeInput(session->connection) == 0) {
-		fail("%s: step %s: %s", run->world->name, session->step->name, PQerrorMessage(session->connection));
+		lose_server(run, session);
 	}
 	while (PQisBusy(session->connection) == 0) {
 		PGresult *result = PQgetResult(session->connection);
@@ -292,11 +302,12 @@ static void follow(diff_run *run, run_session *session) {
 	}
 }
 
-/*
- * Of the sessions whose wait is over, the one that has waited for the shortest time. Where the order in which sessions
- * get a lock is the order in which they asked for it, only the first is released, and this changes nothing; where all are
- * released and race, it is the wrong one that wins. NULL when all wait.
- */
+/* Whether the one goes on before the other, when a step has released both. */
+static bool goes_before(const diff_run *run, const run_session *one, const run_session *other) {
+	return other == NULL || (run->order == WAKE_NEWEST) == (one->ticket > other->ticket);
+}
+
+/* Of the sessions whose wait is over, the one that goes on first. NULL when all wait. */
 static run_session *find_released(diff_run *run) {
 	PGresult *waits = look_up_waits(run);
 	run_session *released = NULL;
@@ -307,7 +318,7 @@ static run_session *find_released(diff_run *run) {
 
 		if (row >= 0 && strcmp(PQgetvalue(waits, row, 1), session->wait_start) == 0) {
 			session->blockers = parse_blockers(run, PQgetvalue(waits, row, 2));
-		} else if (session->state == SESSION_WAITING && (released == NULL || session->ticket > released->ticket)) {
+		} else if (session->state == SESSION_WAITING && goes_before(run, session, released)) {
 			released = session;
 		}
 	}
@@ -341,22 +352,17 @@ static void settle(diff_run *run) {
 
 static void add_waiting(diff_run *run, run_session *session, text *to) {
 	unsigned blockers = run->detail == WAIT_DIRECT ? session->blockers : root_blockers(run, session->blockers, 0);
-	text line = {0};
 
-	text_add(&line, "waits for");
+	text_add(to, "%s waits for", session->step->name);
 	for (int i = 0; i < MAX_SESSIONS; i++) {
 		if ((blockers & 1u << i) != 0) {
-			text_add(&line, " %d", i + 1);
+			text_add(to, " %d", i + 1);
 		}
 	}
-	text_add(&line, "%s%s", (blockers & PREPARED_BIT) != 0 ? " prepared" : "",
+	text_add(to, "%s%s\n", (blockers & PREPARED_BIT) != 0 ? " prepared" : "",
 			 (blockers & OTHER_BIT) != 0 ? " other" : "");
-	if (strcmp(session->reported, text_get(&line)) != 0) {
-		text_add(to, "%s %s\n", session->step->name, text_get(&line));
-		snprintf(session->reported, sizeof(session->reported), "%s", text_get(&line));
-		run->record->waits++;
-	}
-	text_free(&line);
+	run->record->waits += !session->counted;
+	session->counted = true;
 }
 
 static void record_event_of(diff_run *run, const char *step, const char *sql) {
@@ -375,7 +381,7 @@ static void record_event_of(diff_run *run, const char *step, const char *sql) {
 					 text_get(&session->answer));
 			text_free(&session->answer);
 			session->answered = false;
-			session->reported[0] = '\0';
+			session->counted = false;
 		} else if (session->state == SESSION_WAITING) {
 			add_waiting(run, session, &outcome);
 		}
@@ -403,7 +409,7 @@ static void send_step(diff_run *run, const script_step *step) {
 	session->step = step;
 	session->state = SESSION_MOVING;
 	if (PQsendQuery(session->connection, step->sql) == 0) {
-		fail("%s: step %s: %s", run->world->name, step->name, PQerrorMessage(session->connection));
+		lose_server(run, session);
 	}
 	follow(run, session);
 	settle(run);
@@ -506,8 +512,9 @@ static bool changes_schema(const diff_script *script) {
 	return false;
 }
 
-void driver_run(diff_world *world, const diff_script *script, wait_detail detail, diff_record *record) {
-	diff_run run = {.world = world, .script = script, .detail = detail, .record = record};
+void driver_run(diff_world *world, const diff_script *script, wait_detail detail, wake_order order,
+				diff_record *record) {
+	diff_run run = {.world = world, .script = script, .detail = detail, .order = order, .record = record};
 
 	*record = (diff_record){0};
 	world_prepare(world, script);

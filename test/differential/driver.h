@@ -32,8 +32,12 @@ typedef enum wait_detail {
 	WAIT_DIRECT /* for whom it waits as PostgreSQL says it */
 } wait_detail;
 
+/* Of several sessions that one step has released, which goes on first. Where locks are fair, there is only one. */
+typedef enum wake_order { WAKE_NEWEST, WAKE_OLDEST } wake_order;
+
 /* Valid as long as the script is. */
-void driver_run(diff_world *world, const diff_script *script, wait_detail detail, diff_record *record);
+void driver_run(diff_world *world, const diff_script *script, wait_detail detail, wake_order order,
+				diff_record *record);
 void record_free(diff_record *record);
 
 #endif

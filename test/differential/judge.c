@@ -123,13 +123,57 @@ void judge_free(diff_judge *judge) {
 
 /* ---- Comparing ------------------------------------------------------------------------------------------- */
 
+/* Several sessions hold one row only when they share it. */
+static bool shares_rows(const diff_script *script) {
+	for (int i = 0; i < script->step_count; i++) {
+		const char *sql = script->steps[i].sql;
+
+		if (strcasestr(sql, "for share") != NULL || strcasestr(sql, "for key share") != NULL) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* An outcome without the names of those who are waited for. */
+static char *without_holders(const char *outcome) {
+	static const char marker[] = " waits for";
+	text stripped = {0};
+	const char *at;
+
+	while ((at = strstr(outcome, marker)) != NULL) {
+		text_add_bytes(&stripped, outcome, (size_t)(at - outcome) + strlen(marker));
+		outcome = at + strlen(marker);
+		outcome += strspn(outcome, " 0123456789");
+	}
+	text_add(&stripped, "%s", outcome);
+	return text_take(&stripped);
+}
+
+/* Of several who hold a row, a session may wait for any first. */
+static bool is_same(const record_event *left, const record_event *right, bool shared) {
+	char *left_outcome;
+	char *right_outcome;
+	bool same;
+
+	if (strcmp(left->step, right->step) != 0 || !shared) {
+		return strcmp(left->step, right->step) == 0 && strcmp(left->outcome, right->outcome) == 0;
+	}
+	left_outcome = without_holders(left->outcome);
+	right_outcome = without_holders(right->outcome);
+	same = strcmp(left_outcome, right_outcome) == 0;
+	free(left_outcome);
+	free(right_outcome);
+	return same;
+}
+
 /* The index of the first event that differs, or -1. */
-static int first_difference(const diff_record *left, const diff_record *right) {
+static int first_difference(const diff_script *script, const diff_record *left, const diff_record *right) {
 	int common = left->count < right->count ? left->count : right->count;
+	bool shared = shares_rows(script);
 
 	for (int i = 0; i < common; i++) {
-		if (strcmp(left->events[i].step, right->events[i].step) != 0 ||
-			strcmp(left->events[i].outcome, right->events[i].outcome) != 0) {
+		if (!is_same(&left->events[i], &right->events[i], shared)) {
 			return i;
 		}
 	}
@@ -162,16 +206,16 @@ static unsigned serialization_failures(const diff_script *script, const record_e
 	return failures;
 }
 
-static void run_both(const diff_judge *judge, const diff_script *script, diff_judgement *result) {
-	driver_run(judge->left, script, judge->detail, &result->left);
-	driver_run(judge->right, script, judge->detail, &result->right);
-	result->event = first_difference(&result->left, &result->right);
+static void run_both(const diff_judge *judge, const diff_script *script, wake_order order, diff_judgement *result) {
+	driver_run(judge->left, script, judge->detail, order, &result->left);
+	driver_run(judge->right, script, judge->detail, order, &result->right);
+	result->event = first_difference(script, &result->left, &result->right);
 	result->runs = 1;
 	result->differ = result->event >= 0;
 }
 
 static verdict judge_once(const diff_judge *judge, const diff_script *script, diff_judgement *result) {
-	run_both(judge, script, result);
+	run_both(judge, script, WAKE_NEWEST, result);
 	if (result->event < 0) {
 		return VERDICT_AGREE;
 	}
@@ -183,20 +227,39 @@ static verdict judge_once(const diff_judge *judge, const diff_script *script, di
 	return result->known != NULL ? VERDICT_KNOWN : VERDICT_DIVERGE;
 }
 
-/* Whether the first world goes the same way each time. Counts how often the second differs. */
-static bool is_confirmed(const diff_judge *judge, const diff_script *script, diff_judgement *result) {
-	bool steady = true;
-
-	for (int i = 1; i < RUNS_TO_CONFIRM && steady; i++) {
-		diff_judgement again = {0};
-
-		run_both(judge, script, &again);
-		steady = first_difference(&result->left, &again.left) < 0;
-		result->runs++;
-		result->differ += again.differ;
-		judgement_free(&again);
+static bool is_among(const diff_script *script, const diff_record *record, const diff_judgement *runs, int count) {
+	for (int i = 0; i < count; i++) {
+		if (first_difference(script, record, &runs[i].left) < 0) {
+			return true;
+		}
 	}
-	return steady;
+	return false;
+}
+
+/*
+ * Runs both worlds again, also with the other order of waking. Returns whether they diverge for sure: whether the second
+ * has done what the first never does.
+ */
+static bool is_confirmed(const diff_judge *judge, const diff_script *script, diff_judgement *result) {
+	diff_judgement runs[RUNS_TO_CONFIRM] = {0};
+	bool confirmed = !is_among(script, &result->right, result, 1);
+
+	for (int i = 0; i < RUNS_TO_CONFIRM; i++) {
+		run_both(judge, script, i % 2 == 0 ? WAKE_OLDEST : WAKE_NEWEST, &runs[i]);
+		result->runs++;
+		result->differ += runs[i].differ;
+	}
+	confirmed = confirmed && !is_among(script, &result->right, runs, RUNS_TO_CONFIRM);
+	for (int i = 0; i < RUNS_TO_CONFIRM; i++) {
+		bool expected =
+			is_among(script, &runs[i].right, result, 1) || is_among(script, &runs[i].right, runs, RUNS_TO_CONFIRM);
+
+		confirmed = confirmed || !expected;
+	}
+	for (int i = 0; i < RUNS_TO_CONFIRM; i++) {
+		judgement_free(&runs[i]);
+	}
+	return confirmed;
 }
 
 void judge_script(const diff_judge *judge, const diff_script *script, diff_judgement *result) {

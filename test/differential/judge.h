@@ -1,9 +1,10 @@
 /*
  * judge: runs a script in two worlds and says whether they agree.
  *
- * A difference counts when the first world does the same each time. Two kinds of difference are let pass: a serialization
- * failure (40001) of a SERIALIZABLE transaction that only one world reports, since how coarsely reads are remembered
- * is up to it; and what stands in the list of known differences. A script is compared up to its first difference.
+ * A difference counts when the second world does what the first does in no run, in whatever order sessions go on that were
+ * released together. Let pass are: a serialization failure (40001) of a SERIALIZABLE transaction that only one world
+ * reports, since how coarsely reads are remembered is up to it; for which of several sessions that share a row another
+ * waits first; and what stands in the list of known differences. A script is compared up to its first difference.
  */
 #ifndef AIDB_DIFFERENTIAL_JUDGE_H
 #define AIDB_DIFFERENTIAL_JUDGE_H
@@ -14,7 +15,7 @@ typedef enum verdict {
 	VERDICT_AGREE,
 	VERDICT_SERIALIZATION,
 	VERDICT_KNOWN,
-	VERDICT_CHANCE, /* the first world does not do the same each time */
+	VERDICT_CHANCE, /* the first world does it too, in some order of waking */
 	VERDICT_DIVERGE
 } verdict;
 
