@@ -25,7 +25,7 @@ typedef struct run_session {
 	int postponed_count;
 	bool told;           /* it has said that it waits */
 	char wait_start[48]; /* tells one wait from the next */
-	unsigned ticket;     /* larger the later it began to wait */
+	unsigned ticket;     /* of its step: 0 until it has waited, larger the later it began to */
 	unsigned blockers;   /* bits of sessions */
 	text answer;         /* to its step */
 	bool answered;       /* since the last event */
@@ -233,7 +233,9 @@ static void signal_session(const run_session *session, int signal) {
 static void come_to_rest(diff_run *run, run_session *session, const char *wait_start) {
 	session->state = SESSION_WAITING;
 	session->told = false;
-	session->ticket = ++run->tickets;
+	if (session->ticket == 0) {
+		session->ticket = ++run->tickets;
+	}
 	snprintf(session->wait_start, sizeof(session->wait_start), "%s", wait_start);
 	signal_session(session, SIGSTOP);
 }
@@ -361,6 +363,7 @@ static void add_waiting(diff_run *run, run_session *session, text *to) {
 	}
 	text_add(to, "%s%s\n", (blockers & PREPARED_BIT) != 0 ? " prepared" : "",
 			 (blockers & OTHER_BIT) != 0 ? " other" : "");
+	run->record->waited_for[session - run->sessions] |= session->blockers | root_blockers(run, session->blockers, 0);
 	run->record->waits += !session->counted;
 	session->counted = true;
 }
@@ -407,6 +410,7 @@ static void send_step(diff_run *run, const script_step *step) {
 	run_session *session = &run->sessions[step->session];
 
 	session->step = step;
+	session->ticket = 0;
 	session->state = SESSION_MOVING;
 	if (PQsendQuery(session->connection, step->sql) == 0) {
 		lose_server(run, session);

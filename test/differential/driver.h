@@ -25,6 +25,7 @@ typedef struct diff_record {
 	int count;
 	text_list states; /* the SQLSTATE of each error */
 	int waits;
+	unsigned waited_for[MAX_SESSIONS]; /* bits of sessions */
 } diff_record;
 
 typedef enum wait_detail {

@@ -14,11 +14,11 @@
 /* ---- Known differences ----------------------------------------------------------------------------------- */
 
 static char **known_field(known_difference *known, const char *keyword) {
-	return strcmp(keyword, "statement") == 0 ? &known->statement
-		   : strcmp(keyword, "left") == 0    ? &known->left
-		   : strcmp(keyword, "right") == 0   ? &known->right
-		   : strcmp(keyword, "reason") == 0  ? &known->reason
-											 : NULL;
+	return strcmp(keyword, "ran") == 0          ? &known->ran
+		   : strcmp(keyword, "others-ran") == 0 ? &known->others_ran
+		   : strcmp(keyword, "waited-for") == 0 ? &known->waited_for
+		   : strcmp(keyword, "reason") == 0     ? &known->reason
+												: NULL;
 }
 
 static void take_known_line(diff_judge *to, const char *path, const char *keyword, const char *rest) {
@@ -65,57 +65,102 @@ void judge_read_known(diff_judge *judge, const char *path) {
 	for (int i = 0; i < judge->known_count; i++) {
 		const known_difference *known = &judge->known[i];
 
-		if (known->statement == NULL || known->left == NULL || known->right == NULL || known->reason == NULL) {
-			fail("%s: %s: statement, left, right and reason are needed", path, known->name);
+		if (known->reason == NULL || (known->ran == NULL && known->others_ran == NULL && known->waited_for == NULL)) {
+			fail("%s: %s: a condition and a reason are needed", path, known->name);
 		}
 	}
 }
 
-/* The nth line of an outcome without the name of its step; empty beyond the end. */
-static char *plain_line(const char *outcome, int number) {
-	for (; number > 0; number--) {
-		outcome += strcspn(outcome, "\n");
+/* What an outcome says about one session. */
+static char *part_of(const char *outcome, int session) {
+	text part = {0};
+	bool wanted = false;
+
+	while (*outcome != '\0') {
+		size_t length = strcspn(outcome, "\n");
+
+		if (isdigit((unsigned char)outcome[0])) {
+			wanted = outcome[0] - '1' == session;
+		}
+		if (wanted) {
+			text_add_bytes(&part, outcome, length);
+			text_add(&part, "\n");
+		}
+		outcome += length;
 		outcome += *outcome == '\n';
 	}
-	if (isdigit((unsigned char)outcome[0])) {
-		outcome += strcspn(outcome, " \n");
-	}
-	outcome += strspn(outcome, " ");
-	return strndup(outcome, strcspn(outcome, "\n"));
+	return text_take(&part);
 }
 
-static const known_difference *find_known(const diff_judge *judge, const diff_judgement *of) {
-	const record_event *left = &of->left.events[of->event];
-	const record_event *right = &of->right.events[of->event];
-	const known_difference *found = NULL;
-	char *left_line = plain_line(left->outcome, 0);
-	char *right_line = plain_line(right->outcome, 0);
+/* Bits of the sessions that get something else; of all when it is something else that differs. */
+static unsigned differing_sessions(const diff_judgement *of) {
+	unsigned differing = 0;
 
-	for (int number = 1; strcmp(left_line, right_line) == 0 && left_line[0] != '\0'; number++) {
-		free(left_line);
-		free(right_line);
-		left_line = plain_line(left->outcome, number);
-		right_line = plain_line(right->outcome, number);
+	for (int session = 0; session < MAX_SESSIONS; session++) {
+		char *left = part_of(of->left.events[of->event].outcome, session);
+		char *right = part_of(of->right.events[of->event].outcome, session);
+
+		differing |= strcmp(left, right) != 0 ? 1u << session : 0;
+		free(left);
+		free(right);
 	}
-	for (int i = 0; i < judge->known_count && found == NULL; i++) {
-		const known_difference *known = &judge->known[i];
+	return differing != 0 ? differing : (1u << MAX_SESSIONS) - 1;
+}
 
-		if (strstr(left->sql, known->statement) != NULL && strcmp(left_line, known->left) == 0 &&
-			strcmp(right_line, known->right) == 0) {
-			found = known;
+static bool is_run_by(const diff_script *script, unsigned sessions, const char *fragment) {
+	for (int i = 0; i < script->step_count; i++) {
+		if ((sessions & 1u << script->steps[i].session) != 0 && strstr(script->steps[i].sql, fragment) != NULL) {
+			return true;
 		}
 	}
-	free(left_line);
-	free(right_line);
-	return found;
+	return false;
+}
+
+/* Whether these sessions have run all fragments of a condition, which are separated by &. NULL is no condition. */
+static bool have_run(const diff_script *script, unsigned sessions, const char *condition) {
+	text_list fragments = {0};
+	bool all = true;
+
+	text_list_split(&fragments, condition != NULL ? condition : "", "&");
+	for (int i = 0; i < fragments.count; i++) {
+		all = all && is_run_by(script, sessions, fragments.items[i]);
+	}
+	text_list_free(&fragments);
+	return all;
+}
+
+static bool explains(const known_difference *known, const diff_script *script, const diff_judgement *judgement) {
+	unsigned differing = differing_sessions(judgement);
+
+	for (int session = 0; session < MAX_SESSIONS; session++) {
+		unsigned bit = 1u << session;
+		unsigned waited_for = judgement->left.waited_for[session] | judgement->right.waited_for[session];
+
+		if ((differing & bit) != 0 &&
+			(!have_run(script, bit, known->ran) || !have_run(script, ~bit, known->others_ran) ||
+			 !have_run(script, waited_for, known->waited_for))) {
+			return false;
+		}
+	}
+	return true;
+}
+
+static const known_difference *find_known(const diff_judge *judge, const diff_script *script,
+										  const diff_judgement *judgement) {
+	for (int i = 0; i < judge->known_count; i++) {
+		if (explains(&judge->known[i], script, judgement)) {
+			return &judge->known[i];
+		}
+	}
+	return NULL;
 }
 
 void judge_free(diff_judge *judge) {
 	for (int i = 0; i < judge->known_count; i++) {
 		free(judge->known[i].name);
-		free(judge->known[i].statement);
-		free(judge->known[i].left);
-		free(judge->known[i].right);
+		free(judge->known[i].ran);
+		free(judge->known[i].others_ran);
+		free(judge->known[i].waited_for);
 		free(judge->known[i].reason);
 	}
 	free(judge->known);
@@ -223,7 +268,7 @@ static verdict judge_once(const diff_judge *judge, const diff_script *script, di
 		serialization_failures(script, &result->right.events[result->event])) {
 		return VERDICT_SERIALIZATION;
 	}
-	result->known = find_known(judge, result);
+	result->known = find_known(judge, script, result);
 	return result->known != NULL ? VERDICT_KNOWN : VERDICT_DIVERGE;
 }
 

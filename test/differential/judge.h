@@ -22,14 +22,14 @@ typedef enum verdict {
 #define VERDICT_COUNT (VERDICT_DIVERGE + 1)
 
 /*
- * A difference that is known: in the event of a statement with `statement` in it, the first line that differs is `left`
- * in the first world, `right` in the second, both without the name of the step.
+ * A difference that is known: the sessions that get something else have all run statements with `ran` in them, others with
+ * `others_ran`, and have waited for sessions that ran `waited_for`. What is NULL is not asked for.
  */
 typedef struct known_difference {
 	char *name;
-	char *statement;
-	char *left;
-	char *right;
+	char *ran;
+	char *others_ran;
+	char *waited_for;
 	char *reason;
 } known_difference;
 
@@ -51,7 +51,8 @@ typedef struct diff_judgement {
 	const known_difference *known;
 } diff_judgement;
 
-/* Entries of lines "known NAME", "statement ...", "left ...", "right ...", "reason ...". */
+/* Entries of lines: "known NAME"; one or more of "ran TEXT", "others-ran TEXT", "waited-for TEXT", where & separates several
+ * texts; "reason TEXT". */
 void judge_read_known(diff_judge *judge, const char *path);
 /* The script has to live as long as the judgement. */
 void judge_script(const diff_judge *judge, const diff_script *script, diff_judgement *result);
