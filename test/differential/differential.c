@@ -68,7 +68,8 @@ static const char usage[] =
 	"  --direct             compare for whom a session waits directly, not who holds it up in the end\n"
 	"  --output DIRECTORY   gets a file for each script that diverges; such a file is a corpus file\n"
 	"  --reports N          shrink and print so many divergences (5)\n"
-	"  --verbose            print every script with its outcome\n";
+	"  --verbose            print every script with its outcome\n"
+	"  --help               print this\n";
 
 enum {
 	OPTION_CONNECT = 256,
@@ -84,7 +85,8 @@ enum {
 	OPTION_DIRECT,
 	OPTION_OUTPUT,
 	OPTION_REPORTS,
-	OPTION_VERBOSE
+	OPTION_VERBOSE,
+	OPTION_HELP
 };
 
 static const struct option options[] = {
@@ -102,6 +104,7 @@ static const struct option options[] = {
 	{"output", required_argument, NULL, OPTION_OUTPUT},
 	{"reports", required_argument, NULL, OPTION_REPORTS},
 	{"verbose", no_argument, NULL, OPTION_VERBOSE},
+	{"help", no_argument, NULL, OPTION_HELP},
 	{NULL, 0, NULL, 0},
 };
 
@@ -149,8 +152,11 @@ static void set_option(diff_settings *to, int option) {
 	case OPTION_VERBOSE:
 		to->verbose = true;
 		break;
+	case OPTION_HELP:
+		fputs(usage, stdout);
+		exit(0);
 	default:
-		fail("%s", usage);
+		exit(2);
 	}
 }
 
@@ -208,6 +214,9 @@ static void judge_one(const diff_script *script, void *context) {
 
 	judge_script(&campaign->judge, script, &judgement);
 	campaign->verdicts[judgement.verdict]++;
+	if (judgement.known != NULL) {
+		judgement.known->found++;
+	}
 	campaign->steps += (uint64_t)script->step_count;
 	campaign->waits += (uint64_t)judgement.left.waits;
 	count_states(campaign, &judgement.left);

@@ -145,8 +145,8 @@ static bool explains(const known_difference *known, const diff_script *script, c
 	return true;
 }
 
-static const known_difference *find_known(const diff_judge *judge, const diff_script *script,
-										  const diff_judgement *judgement) {
+static known_difference *find_known(const diff_judge *judge, const diff_script *script,
+									const diff_judgement *judgement) {
 	for (int i = 0; i < judge->known_count; i++) {
 		if (explains(&judge->known[i], script, judgement)) {
 			return &judge->known[i];

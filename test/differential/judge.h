@@ -31,6 +31,7 @@ typedef struct known_difference {
 	char *others_ran;
 	char *waited_for;
 	char *reason;
+	unsigned long found;
 } known_difference;
 
 typedef struct diff_judge {
@@ -48,7 +49,7 @@ typedef struct diff_judgement {
 	int event;  /* the first that differs */
 	int runs;   /* of both worlds */
 	int differ; /* in so many of them */
-	const known_difference *known;
+	known_difference *known;
 } diff_judgement;
 
 /* Entries of lines: "known NAME"; one or more of "ran TEXT", "others-ran TEXT", "waited-for TEXT", where & separates several
