@@ -323,6 +323,7 @@ static void visit_every(const corpus_test *test, interleaving *state, unsigned c
 				visit_given(state, test->orders.items[i]);
 			}
 		}
+		state->source = &test->script;
 		script_free(&chosen);
 	}
 }
@@ -338,6 +339,7 @@ static void visit_drawn(const corpus_test *test, interleaving *state, unsigned c
 	} else {
 		visit_given(state, order);
 	}
+	state->source = &test->script;
 	script_free(&chosen);
 }
 

@@ -184,11 +184,11 @@ static const char *draw_alternative(drawing *state, const char *name, size_t len
 			rule = &generator->rules[i];
 		}
 	}
-	if (rule == NULL || rule->count == 0) {
-		fail("%s: no rule {%.*s}, or none of its alternatives is left", generator->path, (int)length, name);
-	}
-	for (int i = 0; i < rule->count; i++) {
+	for (int i = 0; rule != NULL && i < rule->count; i++) {
 		total += rule->alternatives[i].weight;
+	}
+	if (total == 0) {
+		fail("%s: no rule {%.*s}, or none of its alternatives is left", generator->path, (int)length, name);
 	}
 	drawn = (unsigned)test_random_below(&state->random, total);
 	for (int i = 0;; i++) {
