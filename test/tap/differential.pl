@@ -2,8 +2,6 @@
 # same rows, row counts, notices and errors, and waits for the same others. docs/testing.md says how to go on from a
 # divergence.
 #
-# What AiDb refuses is left out: see @refused.
-#
 # Environment: AIDB_TEST_SEED, AIDB_DIFFERENTIAL_SCRIPTS and AIDB_DIFFERENTIAL_ORDERS for a longer run with other numbers;
 # AIDB_DIFFERENTIAL_OPTIONS for further options of the program.
 use strict;
@@ -15,13 +13,12 @@ use Test::More;
 my $seed = $ENV{AIDB_TEST_SEED} // 1;
 my $scripts = $ENV{AIDB_DIFFERENTIAL_SCRIPTS} // 300;
 my $orders = $ENV{AIDB_DIFFERENTIAL_ORDERS} // 6;
-my @refused = qw(upsert serializable prepared);
 my $home = "$ENV{TESTDIR}/../differential";
 
 # Nothing runs in between that takes locks of its own.
 my $node = AidbNode->launch('main', memory => '64MB', conf => "autovacuum = off\nmax_connections = 30");
 my @program = ("$home/differential", '--connect', $node->connstr('postgres'), '--seed', $seed, '--known', "$home/known.txt",
-	'--grammar', "$home/grammar.txt", '--without', join(',', @refused), split ' ', $ENV{AIDB_DIFFERENTIAL_OPTIONS} // '');
+	'--grammar', "$home/grammar.txt", split ' ', $ENV{AIDB_DIFFERENTIAL_OPTIONS} // '');
 
 # Returns exit status and output.
 sub compare {
