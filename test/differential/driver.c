@@ -126,19 +126,19 @@ static bool in_transaction(const run_session *session) {
 	return status == PQTRANS_INTRANS || status == PQTRANS_INERROR;
 }
 
-/* The script is all that is known about what has ended the server. */
-static _Noreturn void lose_server(const diff_run *run, const run_session *session) {
+/* Ends the program. The script is all that is known about what has ended the server, or why it hangs. */
+static _Noreturn void give_up(const diff_run *run, const run_session *session, const char *why) {
 	text printed = {0};
 
 	script_print(run->script, &printed);
 	printf("%s", text_get(&printed));
-	fail("%s: step %s: %s", run->world->name, session->step->name, PQerrorMessage(session->connection));
+	fail("%s: step %s: %s", run->world->name, session->step->name, why);
 }
 
 /* Takes what has arrived. */
 static void listen_to(diff_run *run, run_session *session) {
 	if (PQconsumeInput(session->connection) == 0) {
-		lose_server(run, session);
+		give_up(run, session, PQerrorMessage(session->connection));
 	}
 	while (PQisBusy(session->connection) == 0) {
 		PGresult *result = PQgetResult(session->connection);
@@ -293,7 +293,7 @@ static void follow(diff_run *run, run_session *session) {
 		}
 		if (silent_ms >= ANSWER_LIMIT_MS) {
 			if (run->given_up) {
-				fail("%s: %s: a step does not end when it is cancelled", run->world->name, run->script->name);
+				give_up(run, session, "does not even end when it is cancelled");
 			}
 			cancel(run, session);
 			silent_ms = 0;
@@ -413,7 +413,7 @@ static void send_step(diff_run *run, const script_step *step) {
 	session->ticket = 0;
 	session->state = SESSION_MOVING;
 	if (PQsendQuery(session->connection, step->sql) == 0) {
-		lose_server(run, session);
+		give_up(run, session, PQerrorMessage(session->connection));
 	}
 	follow(run, session);
 	settle(run);
