@@ -111,7 +111,7 @@ $(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
 
 # The headers of a client, which is no part of the server's.
-$(HISTORY_OBJECTS) $(DIFFERENTIAL_OBJECTS): INCLUDES += -isystem $(shell $(PG_CONFIG) --includedir 2>/dev/null)
+$(HISTORY_OBJECTS): INCLUDES += -isystem $(shell $(PG_CONFIG) --includedir 2>/dev/null)
 
 $(HISTORY_PROGRAM): $(HISTORY_OBJECTS) $(CHECKER_OBJECTS)
 $(DIFFERENTIAL_PROGRAM): $(DIFFERENTIAL_OBJECTS)
