@@ -319,6 +319,7 @@ static void commit(void) {
 
 /* A prepared batch needs nothing: PostgreSQL's commit log says that it is aborted. */
 static void abort_transaction(void) {
+	aipg_fault_point("abort_begin");
 	stop_counting();
 	if (current.stage == RESERVED) {
 		aidb_write_cancel(aipg_store_if_attached(), &current.reservation);
@@ -328,6 +329,7 @@ static void abort_transaction(void) {
 	}
 	forget();
 	aipg_view_transaction_end();
+	aipg_fault_point("abort_end");
 }
 
 static void pre_prepare(void) {
@@ -365,11 +367,13 @@ static void subtransaction_event(SubXactEvent event, SubTransactionId id, SubTra
 	int level = GetCurrentTransactionNestLevel();
 
 	if (event == SUBXACT_EVENT_ABORT_SUB) {
+		aipg_fault_point("subtransaction_abort");
 		aipg_view_subtransaction_abort(level);
 		if (current.writes != NULL) {
 			aipg_write_set_subabort(current.writes, level);
 		}
 	} else if (event == SUBXACT_EVENT_COMMIT_SUB && current.writes != NULL) {
+		aipg_fault_point("subtransaction_commit");
 		aipg_write_set_subcommit(current.writes, level);
 	}
 }

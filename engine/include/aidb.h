@@ -430,6 +430,9 @@ typedef struct aidb_stats {
 	uint64_t level_bytes[AIDB_LEVELS];
 	uint64_t log_live_bytes; /* log that recovery would replay */
 	uint64_t snapshots;      /* registered now */
+	uint64_t readers;        /* members inside a call that reads, besides this one */
+	uint64_t reservations;   /* neither committed nor cancelled, of aidb_write_reserve */
+	uint64_t reserved_bytes; /* of log that is promised to them */
 	aidb_sequence sequence;  /* newest visible */
 	aidb_sequence oldest_snapshot;
 	bool writes_off; /* an I/O error turned writes off */
