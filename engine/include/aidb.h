@@ -402,7 +402,7 @@ AIDB_PUBLIC aidb_status aidb_work(aidb_db *db, aidb_work_kind kind, bool *did);
 
 #define AIDB_LEVELS 7
 
-/* Counters since the arena was formatted, and present sizes. */
+/* Counters since the arena was formatted, present sizes, and what is held at this moment. */
 typedef struct aidb_stats {
 	uint64_t commits;
 	uint64_t log_writes;

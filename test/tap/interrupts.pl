@@ -568,8 +568,14 @@ sub be_cancelled {
 	cmp_ok($contexts, '<', $contexts_before + $memory_slack, "memory contexts do not grow from $contexts_before bytes");
 	cmp_ok($private, '<', $private_before + $memory_slack, "nor does the process from $private_before");
 	my ($pid) = $of->rows('SELECT pg_backend_pid()');
-	my @files = glob "/proc/$pid/fd/*";
-	cmp_ok(scalar @files, '<', 200, 'nor has it many files open');
+	my @files;
+	wait_until(sub {
+		$of->rows('SELECT count(*) FROM item');
+		@files = map { readlink($_) // () } glob "/proc/$pid/fd/*";
+		!grep { /\.sst \(deleted\)/ } @files;
+	});
+	is(join(', ', grep { /\.sst \(deleted\)/ } @files), '', 'nor has it files open that were removed');
+	cmp_ok(scalar @files, '<', 200, 'nor many others');
 	nothing_is_held('and nothing is held by it');
 }
 
