@@ -3,8 +3,8 @@
 # transaction must be there as a whole or not at all, as was acknowledged. In the end nothing may be left of them: no
 # snapshot, lock, reservation, file or memory.
 #
-# AIDB_INTERRUPT_SECONDS is how long at the least, AIDB_CANCELLED how many statements are cancelled in one session for
-# the look at its memory.
+# AIDB_INTERRUPT_SECONDS is how long at the least, AIDB_TRANSACTIONS how many one session is given too little
+# time for, before a look at its memory.
 use strict;
 use warnings;
 use AidbNode;
@@ -18,8 +18,8 @@ my $seed = $ENV{AIDB_SEED} // int(time) ^ $$;
 srand $seed;
 note "AIDB_SEED=$seed";
 
-my $seconds = $ENV{AIDB_INTERRUPT_SECONDS} // 8;
-my $cancelled = $ENV{AIDB_CANCELLED} // 1500;
+my $seconds = $ENV{AIDB_INTERRUPT_SECONDS} // 6;
+my $transactions = $ENV{AIDB_TRANSACTIONS} // 900;
 my $most_seconds = $seconds + $PostgreSQL::Test::Utils::timeout_default;
 my $victims = 4;
 my $rows = 150;      # of each victim in each table
@@ -545,26 +545,28 @@ sub memory_of {
 
 my $number = @names + 1; # of transactions that were tried
 
-# Statements that are stopped by their timeout, or fail, until there were `count` of them.
+# Transactions with so little time that many are cancelled; how many were.
 sub be_cancelled {
 	my ($of, $count) = @_;
 	my $victim = $victims + 1;
 	my @mine = grep { $kinds{$_}{parts} == 0 || $kinds{$_}{sets} } @names;
-	for (my $done = 0; $done < $count; $number++) {
-		my $name = $mine[$number % @mine];
+	my $stopped = 0;
+	for (1 .. $count) {
+		my $name = $mine[++$number % @mine];
 		my $state = send_messages($of, 'SET statement_timeout = 1', $kinds{$name}{messages}->($victim, $number));
 		send_messages($of, 'ROLLBACK\; SET statement_timeout = 0\; CLOSE ALL');
-		$done++ if $state ne '00000';
+		$stopped++ if $state ne '00000';
 	}
-	return;
+	return $stopped;
 }
 
 {
 	my $of = AidbSession->connect($node);
-	be_cancelled($of, int($cancelled / 3));
+	be_cancelled($of, int($transactions / 3));
 	my ($contexts_before, $private_before) = memory_of($of);
-	be_cancelled($of, $cancelled - int($cancelled / 3));
+	my $stopped = be_cancelled($of, $transactions - int($transactions / 3));
 	my ($contexts, $private) = memory_of($of);
+	cmp_ok($stopped, '>', $transactions / 10, "$stopped more transactions of a session were cancelled");
 	cmp_ok($contexts, '<', $contexts_before + $memory_slack, "memory contexts do not grow from $contexts_before bytes");
 	cmp_ok($private, '<', $private_before + $memory_slack, "nor does the process from $private_before");
 	my ($pid) = $of->rows('SELECT pg_backend_pid()');
