@@ -229,6 +229,7 @@ sub kill_at {
 	my ($kind, $synchronous, $point, $action, $fate) = @_;
 	my $name = "$kind, synchronous_commit $synchronous, $action at $point";
 	my $session = AidbSession->connect_until($node);
+	my $witness = AidbSession->connect_until($node);
 
 	$session->rows("SET synchronous_commit = $synchronous");
 	transact($session, 'mixed', ++$number); # with off it may be lost, but as a whole
@@ -241,6 +242,7 @@ sub kill_at {
 		fail("$name: the step was not reached, SQLSTATE $state");
 		return;
 	}
+	$witness->wait_lost;
 	restart_if_killed($action);
 	$session = AidbSession->connect_until($node);
 	my @found = faults_found($session);
@@ -354,6 +356,7 @@ sub fail_at {
 sub kill_flush {
 	my ($point, $action) = @_;
 	my $session = AidbSession->connect_until($node);
+	my $witness = AidbSession->connect_until($node);
 	my $state = '00000';
 	$session->rows("SET aidb.fault_point = '$point=$action'");
 	for (my $tries = 0; defined $state && $tries < 100; $tries++) {
@@ -361,6 +364,7 @@ sub kill_flush {
 		$state = $session->run('SELECT aidb.flush()');
 	}
 	is($state, undef, "$action at $point during a flush");
+	$witness->wait_lost if !defined $state;
 	restart_if_killed($action);
 	is(join("\n", faults_found(AidbSession->connect_until($node))), '', 'after which nothing is missing');
 	return;

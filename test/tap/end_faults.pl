@@ -105,7 +105,7 @@ sub run_with_fault {
 
 # The postmaster ends all others when it notices that one died, and starts anew.
 sub meet_restart {
-	wait_until(sub { !defined $observer->run('SELECT 1') });
+	$observer->wait_lost;
 	$observer = AidbSession->connect_until($node);
 	return;
 }
