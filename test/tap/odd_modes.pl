@@ -213,12 +213,22 @@ sub forget_zombie {
 	start_writers();
 	my $old = AidbSession->connect($node);
 	my ($backend) = $old->rows('SELECT pg_backend_pid() FROM item LIMIT 1');
+	# stopped in the middle of a commit, for which all others wait
+	$old->rows("SET aidb.fault_point = 'log_copied=pause'");
+	my $look = AidbSession->connect($node);
+	my $sender = fork // die "fork: $!";
+	if ($sender == 0) {
+		$old->run('INSERT INTO item VALUES (1000)');
+		POSIX::_exit(0);
+	}
+	push @background, $sender;
+	wait_until(sub { join('', $look->rows("SELECT state FROM pg_stat_activity WHERE pid = $backend")) eq 'active' });
 	kill 'STOP', $backend;
+	$look->close;
 	my $postmaster = $node->{_pid};
 	kill 'KILL', $postmaster;
 	AidbNode::wait_gone($postmaster);
 	ok(wait_until(sub { join(',', $node->processes) eq $backend }), 'without a postmaster all leave, but one that cannot');
-	end_writers();
 	forget_zombie($postmaster);
 	$node->{_pid} = undef;
 	my $offset = -s $node->logfile;
@@ -226,6 +236,7 @@ sub forget_zombie {
 	like(slurp_file($node->logfile, $offset), qr/FATAL:  pre-existing shared memory block .* is still in use/, 'and says why');
 	kill 'CONT', $backend;
 	AidbNode::wait_gone($backend);
+	end_writers();
 	$old->close;
 	unlink $node->data_dir . '/postmaster.pid' if !$node->processes;
 	$node->start;
