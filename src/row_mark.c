@@ -133,8 +133,11 @@ aipg_row_mark *aipg_row_mark_begin(EState *estate, Index rti, const aipg_table *
 	aipg_row_mark *mark;
 	MemoryContext caller;
 
-	if (wanted == NULL || !RowMarkRequiresRowShareLock(wanted->markType) || estate->es_epq_active != NULL) {
+	if (wanted == NULL || !RowMarkRequiresRowShareLock(wanted->markType)) {
 		return NULL;
+	}
+	if (estate->es_epq_active != NULL) {
+		return wanted->ermExtra; /* it shares the row marks with the query */
 	}
 	caller = MemoryContextSwitchTo(estate->es_query_cxt);
 	mark = palloc0(sizeof(*mark));
@@ -148,6 +151,13 @@ aipg_row_mark *aipg_row_mark_begin(EState *estate, Index rti, const aipg_table *
 	wanted->ermExtra = mark;
 	MemoryContextSwitchTo(caller);
 	return mark;
+}
+
+void aipg_row_mark_end(EState *estate, aipg_row_mark *mark) {
+	if (mark != NULL && mark->rest != NULL && estate->es_epq_active == NULL) {
+		BufFileClose(mark->rest);
+		mark->rest = NULL;
+	}
 }
 
 bool aipg_scan_locks_rows(const TriggerDesc *triggers) {
