@@ -339,6 +339,7 @@ aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key
 	if (!aipg_row_lock_take(relation, key, mode, policy, &lock)) {
 		return AIPG_ROW_BUSY;
 	}
+	aipg_fault_point("row_locked");
 	if (own == NULL) {
 		state = judge_committed(view, key, mode, current);
 	}
@@ -368,9 +369,8 @@ static void check_size(aidb_slice key, aidb_slice value) {
 }
 
 /* The key is locked. `existed`: there may be a committed version of it. */
-static void add_write(Oid relation, aidb_slice key, bool existed, bool is_delete, aidb_slice value) {
+static void add_write(Oid relation, CommandId command, aidb_slice key, bool existed, bool is_delete, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
-	CommandId command = GetCurrentCommandId(true);
 	aipg_written_key *written;
 
 	check_size(key, value);
@@ -407,7 +407,7 @@ static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, bool 
 	}
 }
 
-bool aipg_insert(Oid relation, aidb_slice key, StringInfo row) {
+bool aipg_insert(Oid relation, CommandId command, aidb_slice key, StringInfo row) {
 	const aipg_write *own;
 	bool existed = false;
 	aipg_row_lock lock;
@@ -427,25 +427,25 @@ bool aipg_insert(Oid relation, aidb_slice key, StringInfo row) {
 		aipg_row_set_incarnation(row, aidb_current_sequence(aipg_store()));
 	}
 	aipg_row_lock_note_write(&lock);
-	add_write(relation, key, false, false, row_slice(row));
+	add_write(relation, command, key, false, false, row_slice(row));
 	return true;
 }
 
-void aipg_update(Oid relation, aidb_slice key, aidb_slice current, StringInfo row) {
+void aipg_update(Oid relation, CommandId command, aidb_slice key, aidb_slice current, StringInfo row) {
 	aipg_row_lock lock;
 
 	aipg_row_lock_take(relation, key, LockTupleNoKeyExclusive, LockWaitBlock, &lock);
 	aipg_row_set_incarnation(row, aipg_row_incarnation(current));
 	aipg_row_lock_note_write(&lock);
-	add_write(relation, key, true, false, row_slice(row));
+	add_write(relation, command, key, true, false, row_slice(row));
 }
 
-void aipg_delete(Oid relation, aidb_slice key) {
+void aipg_delete(Oid relation, CommandId command, aidb_slice key) {
 	aipg_row_lock lock;
 
 	aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
 	aipg_row_lock_note_write(&lock);
-	add_write(relation, key, true, true, (aidb_slice){NULL, 0});
+	add_write(relation, command, key, true, true, (aidb_slice){NULL, 0});
 }
 
 static void write_blind(aidb_slice key, bool is_delete, aidb_slice value) {
@@ -454,7 +454,7 @@ static void write_blind(aidb_slice key, bool is_delete, aidb_slice value) {
 	aipg_transaction_begin_write();
 	aipg_row_lock_take(InvalidOid, key, LockTupleExclusive, LockWaitBlock, &lock);
 	aipg_row_lock_note_write(&lock);
-	add_write(InvalidOid, key, true, is_delete, value);
+	add_write(InvalidOid, GetCurrentCommandId(true), key, true, is_delete, value);
 }
 
 void aipg_put(aidb_slice key, aidb_slice value) {

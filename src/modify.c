@@ -1,5 +1,6 @@
 #include "access.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
@@ -23,6 +24,7 @@ typedef struct modify_state {
 	const char *name;
 	size_t max_row_bytes;   /* key and row together */
 	bool ignore_duplicates; /* ON CONFLICT DO NOTHING */
+	CommandId command;      /* of the statement */
 	StringInfoData key;     /* these three are reused from row to row */
 	StringInfoData row;
 	StringInfoData old_key;
@@ -81,6 +83,7 @@ static modify_state *create_state(ModifyTableState *node, ResultRelInfo *target)
 	state->name = RelationGetRelationName(target->ri_RelationDesc);
 	state->max_row_bytes = aidb_max_batch_bytes(aipg_store()) - BATCH_OVERHEAD_BYTES;
 	state->ignore_duplicates = ignores_duplicates(node);
+	state->command = node->ps.plan != NULL ? estate->es_output_cid : GetCurrentCommandId(true); /* COPY has no plan */
 	initStringInfo(&state->key);
 	initStringInfo(&state->row);
 	initStringInfo(&state->old_key);
@@ -230,7 +233,7 @@ static void encode_old_key(modify_state *state, TupleTableSlot *plan_slot) {
 static bool insert_row(ResultRelInfo *target, modify_state *state) {
 	aidb_slice key = slice_of(&state->key);
 
-	if (!aipg_insert(state->table->relid, key, &state->row)) {
+	if (!aipg_insert(state->table->relid, state->command, key, &state->row)) {
 		if (state->ignore_duplicates) {
 			return false;
 		}
@@ -342,10 +345,10 @@ static TupleTableSlot *exec_update(EState *estate, ResultRelInfo *target, TupleT
 		encode_row(state, slot);
 	}
 	if (changes_key(state)) {
-		aipg_delete(state->table->relid, slice_of(&state->old_key));
+		aipg_delete(state->table->relid, state->command, slice_of(&state->old_key));
 		insert_row(target, state);
 	} else {
-		aipg_update(state->table->relid, slice_of(&state->old_key),
+		aipg_update(state->table->relid, state->command, slice_of(&state->old_key),
 					(aidb_slice){state->current->data, state->current->size}, &state->row);
 	}
 	return slot;
@@ -359,7 +362,7 @@ static TupleTableSlot *exec_delete(EState *estate, ResultRelInfo *target, TupleT
 	if (lock_target(target, state, LockTupleExclusive, plan_slot) == NULL) {
 		return NULL;
 	}
-	aipg_delete(state->table->relid, slice_of(&state->old_key));
+	aipg_delete(state->table->relid, state->command, slice_of(&state->old_key));
 	if (target->ri_projectReturning != NULL) {
 		MemoryContextReset(state->current_values);
 		decode_current(state, slot);
