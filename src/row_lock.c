@@ -22,6 +22,8 @@
 #define MIN_LOCKS (16 * 1024)
 #define MAX_LOCKS (1024 * 1024)
 #define ESCALATION_PART 8 /* a transaction with this part of all locks tries to lock a whole table instead */
+#define RESERVED_PART 8   /* of each partition is for transactions that have less than */
+#define SMALL_PART 64     /* this part of all locks: a large one that waits for room must not stop the others */
 #define MAX_TABLE_LOCKS 128
 #define HOLDER_LOCK_CLASS 0xA1DB /* tells our lock tags from other users' */
 
@@ -35,6 +37,7 @@ typedef struct lock_entry {
 	uint32 owner;     /* number of the process + 1 */
 	uint8 mode;       /* LockTupleMode */
 	bool written;
+	bool awaited; /* somebody has found it in his way */
 } lock_entry;
 
 typedef struct lock_partition {
@@ -192,11 +195,20 @@ static bool conflicts(LockTupleMode a, LockTupleMode b) {
 	}
 }
 
-/* The place of a free entry of the partition; 0: there is none. */
+/* Whether what is left of the partition is for others. */
+static bool is_reserved(const lock_partition *shared) {
+	return held >= capacity() / SMALL_PART &&
+		   shared->used >= table->partition_size - table->partition_size / RESERVED_PART;
+}
+
+/* The place of a free entry of the partition; 0: there is none for us. */
 static uint32 allocate(int partition) {
 	lock_partition *shared = &table->partitions[partition];
 	uint32 place = shared->free;
 
+	if (is_reserved(shared)) {
+		return 0;
+	}
 	if (place != 0) {
 		shared->free = entry_in(partition, place)->next;
 	} else if (shared->unused <= table->partition_size) {
@@ -304,6 +316,7 @@ static lock_entry *look_at_entries(request *wanted) {
 		if (entry->owner != me()) {
 			if (conflicts(entry->mode, wanted->mode)) {
 				note_blocker(wanted, entry->holder, entry->written);
+				entry->awaited = true;
 			}
 		} else if (own == NULL || entry->mode > own->mode) {
 			own = entry;
@@ -371,12 +384,14 @@ static void release_for(ResourceOwner owner, const LOCKTAG *tag) {
 }
 
 static void grow_holders(void) {
+	int wanted = Max(16, holder_capacity * 2);
+
 	if (holder_count < holder_capacity) {
 		return;
 	}
-	holder_capacity = Max(16, holder_capacity * 2);
-	holders = holders == NULL ? MemoryContextAlloc(TopMemoryContext, holder_capacity * sizeof(holder))
-							  : repalloc(holders, holder_capacity * sizeof(holder));
+	holders = holders == NULL ? MemoryContextAlloc(TopMemoryContext, wanted * sizeof(holder))
+							  : repalloc(holders, wanted * sizeof(holder));
+	holder_capacity = wanted; /* now that there was memory for it */
 }
 
 static holder make_holder(int level, ResourceOwner owner) {
@@ -407,6 +422,22 @@ static holder *top_holder(void) {
 		holder_count++;
 	}
 	return &holders[0];
+}
+
+/* Puts the entries from this one on under another holder's name; returns the last, 0 when there is none. */
+static uint32 rename_entries(uint32 first, uint64 serial) {
+	uint32 last = 0;
+
+	for (uint32 place = first; place != 0; place = entry_at(place)->next_held) {
+		lock_entry *entry = entry_at(place);
+		LWLock *latch = latch_of(partition_of(entry->hash));
+
+		LWLockAcquire(latch, LW_EXCLUSIVE);
+		entry->holder = serial;
+		LWLockRelease(latch);
+		last = place;
+	}
+	return last;
 }
 
 /* Frees all entries of the holder. */
@@ -552,6 +583,19 @@ static uint64 escalate(void) {
 	unlock_all_partitions();
 	escalate_at = Max(capacity() / ESCALATION_PART, 2 * held);
 	return blocker;
+}
+
+static void rename_table_locks(uint64 from, uint64 to) {
+	if (!has_table_locks) {
+		return;
+	}
+	lock_all_partitions();
+	for (int i = 0; i < table->table_lock_count; i++) {
+		if (table->table_locks[i].holder == from) {
+			table->table_locks[i].holder = to;
+		}
+	}
+	unlock_all_partitions();
 }
 
 static void drop_table_locks(void) {
@@ -734,26 +778,47 @@ void aipg_row_lock_note_write(const aipg_row_lock *lock) {
 	}
 }
 
+/*
+ * Gives the current holder another serial, so that whoever waits for the one it had, or is about to, looks again.
+ */
+static void renew_current_holder(void) {
+	holder made = make_holder(GetCurrentTransactionNestLevel(), CurTransactionResourceOwner);
+	holder *mine = current_holder();
+	LOCKTAG old = holder_tag(mine->serial);
+
+	rename_entries(mine->first, made.serial);
+	rename_table_locks(mine->serial, made.serial);
+	mine->serial = made.serial;
+	release_for(CurTransactionResourceOwner, &old);
+}
+
 void aipg_row_lock_undo(const aipg_row_lock *lock) {
 	lock_entry *entry = lock->entry == 0 ? NULL : entry_at(lock->entry);
 	holder *mine = current_holder();
+	bool awaited;
 	LWLock *latch;
 
-	if (entry == NULL) {
+	if (entry == NULL || (!lock->fresh && entry->mode == (uint8)lock->previous)) {
 		return;
 	}
+	Assert(mine != NULL && entry->holder == mine->serial);
 	latch = latch_of(partition_of(entry->hash));
 	LWLockAcquire(latch, LW_EXCLUSIVE);
+	awaited = entry->awaited;
 	if (lock->fresh) {
-		Assert(mine != NULL && mine->first == lock->entry);
+		Assert(mine->first == lock->entry);
 		mine->first = entry->next_held;
 		mine->count--;
 		held--;
 		discard(entry);
 	} else {
 		entry->mode = (uint8)lock->previous;
+		entry->awaited = false;
 	}
 	LWLockRelease(latch);
+	if (awaited) {
+		renew_current_holder();
+	}
 }
 
 /* ---- Ends of transactions ------------------------------------------------------------------------------ */
@@ -763,17 +828,8 @@ static void hand_over(void) {
 	holder *child = &holders[holder_count - 1];
 	holder *parent = &holders[holder_count - 2];
 	LOCKTAG tag = holder_tag(child->serial);
-	uint32 last = 0;
+	uint32 last = rename_entries(child->first, parent->serial);
 
-	for (uint32 place = child->first; place != 0; place = entry_at(place)->next_held) {
-		lock_entry *entry = entry_at(place);
-		LWLock *latch = latch_of(partition_of(entry->hash));
-
-		LWLockAcquire(latch, LW_EXCLUSIVE);
-		entry->holder = parent->serial;
-		LWLockRelease(latch);
-		last = place;
-	}
 	if (last != 0) {
 		entry_at(last)->next_held = parent->first;
 		parent->first = child->first;
