@@ -349,6 +349,23 @@ aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key
 	return state;
 }
 
+bool aipg_lock_blind(const aipg_view *view, aidb_slice key) {
+	const aipg_write *own = newest_own(key);
+	aipg_row_lock lock;
+	aipg_newest newest;
+
+	aipg_transaction_begin_write();
+	aipg_row_lock_take(InvalidOid, key, LockTupleExclusive, LockWaitBlock, &lock);
+	if (own != NULL) {
+		return !own->is_delete;
+	}
+	newest = aipg_newest_committed(key, NULL);
+	if (is_newer_than(&newest, view)) {
+		refuse_newer(newest.found ? "update" : "delete");
+	}
+	return newest.found;
+}
+
 /* ---- Writes -------------------------------------------------------------------------------------------- */
 
 /* A single write must fit a record of the log by itself. Refused where it is made, not at commit. */

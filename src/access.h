@@ -101,6 +101,11 @@ extern bool aipg_insert(Oid relation, CommandId command, aidb_slice key, StringI
 /* After aipg_lock_row has locked the row, in a mode that is strong enough, and found it as `current`. */
 extern void aipg_update(Oid relation, CommandId command, aidb_slice key, aidb_slice current, StringInfo row);
 extern void aipg_delete(Oid relation, CommandId command, aidb_slice key);
+/*
+ * Locks a key to be written blindly, and returns whether it is there now. With a transaction's snapshot a key that others
+ * have written after the view raises 40001.
+ */
+extern bool aipg_lock_blind(const aipg_view *view, aidb_slice key);
 /* Blind writes of the current command, of key spaces and the catalog: whatever was there. They wait for who has written the key before. */
 extern void aipg_put(aidb_slice key, aidb_slice value);
 extern void aipg_remove(aidb_slice key);

@@ -2,8 +2,9 @@
  * functions.c: key spaces, and the store's state, as SQL functions.
  *
  * A key space is an index of its own in the store with bytea keys and values, found by name in the store's catalog.
- * The functions read what the calling statement may see and write into the transaction, as statements on tables do;
- * but writes are blind, whatever was there. They lock the key: of two transactions that write one, the second waits.
+ * The functions read what the calling statement may see and write into the transaction, as statements on tables do. A put
+ * is blind, whatever was there. Writes lock the key: of two transactions that write one, the second waits, and is refused
+ * when it goes by an older snapshot.
  */
 #include "postgres.h"
 
@@ -100,6 +101,15 @@ static bytea *make_bytea(const void *data, size_t size) {
 
 /* ---- One key -------------------------------------------------------------------------------------------- */
 
+static void put_pair(aidb_slice key, aidb_slice value) {
+	if (IsolationUsesXactSnapshot()) {
+		aipg_view view = aipg_view_of(GetActiveSnapshot());
+
+		aipg_lock_blind(&view, key);
+	}
+	aipg_put(key, value);
+}
+
 Datum aipg_sql_put(PG_FUNCTION_ARGS) {
 	StringInfo key = makeStringInfo();
 
@@ -108,7 +118,7 @@ Datum aipg_sql_put(PG_FUNCTION_ARGS) {
 	refuse_null(fcinfo, 1, "key");
 	refuse_null(fcinfo, 2, "value");
 	set_key(key, make_space(PG_GETARG_TEXT_PP(0)), PG_GETARG_BYTEA_PP(1));
-	aipg_put(slice_of_key(key), slice_of_varlena(PG_GETARG_BYTEA_PP(2)));
+	put_pair(slice_of_key(key), slice_of_varlena(PG_GETARG_BYTEA_PP(2)));
 	PG_RETURN_VOID();
 }
 
@@ -141,8 +151,8 @@ Datum aipg_sql_delete(PG_FUNCTION_ARGS) {
 		PG_RETURN_BOOL(false);
 	}
 	set_key(key, space, PG_GETARG_BYTEA_PP(1));
-	if (!aipg_get(&view, slice_of_key(key), NULL)) {
-		PG_RETURN_BOOL(false);
+	if (!aipg_get(&view, slice_of_key(key), NULL) || !aipg_lock_blind(&view, slice_of_key(key))) {
+		PG_RETURN_BOOL(false); /* there is none, or another transaction has just deleted it */
 	}
 	aipg_remove(slice_of_key(key));
 	PG_RETURN_BOOL(true);
@@ -183,7 +193,7 @@ Datum aipg_sql_batch_put(PG_FUNCTION_ARGS) {
 	for (int i = 0; i < count; i++) {
 		CHECK_FOR_INTERRUPTS();
 		set_key(key, space, (bytea *)DatumGetPointer(keys[i]));
-		aipg_put(slice_of_key(key), slice_of_varlena(DatumGetPointer(values[i])));
+		put_pair(slice_of_key(key), slice_of_varlena(DatumGetPointer(values[i])));
 	}
 	PG_RETURN_INT64(count);
 }
