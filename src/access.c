@@ -2,6 +2,7 @@
 
 #include "access/xact.h"
 #include "host.h"
+#include "key_codec.h"
 #include "miscadmin.h"
 #include "row_codec.h"
 #include "row_lock.h"
@@ -279,37 +280,93 @@ static aidb_slice contents(const aidb_buffer *buffer) {
 	return (aidb_slice){buffer->data, buffer->size};
 }
 
-/* Whether what the view sees under the key, read into *seen, is an older version of this row and not one deleted since. */
-static bool is_same_row(const aipg_view *view, aidb_slice key, const aidb_buffer *current, aidb_buffer *seen) {
-	return aipg_get(view, key, seen) && aipg_row_incarnation(contents(seen)) == aipg_row_incarnation(contents(current));
+/*
+ * The deletion of a row that has got another key bears a note: the incarnation of the row under the new key (u64, in the
+ * machine's byte order), and that key.
+ */
+static void read_note(const aidb_buffer *note, uint64 *incarnation, StringInfo key) {
+	if (note->size < sizeof(*incarnation) + AIPG_KEY_PREFIX_BYTES) {
+		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("malformed deletion in the AiDb store")));
+	}
+	memcpy(incarnation, note->data, sizeof(*incarnation));
+	resetStringInfo(key);
+	appendBinaryStringInfo(key, note->data + sizeof(*incarnation), (int)(note->size - sizeof(*incarnation)));
 }
 
-/* The row is locked, is not ours, and has been committed after the view. */
-static aipg_row_state judge_newer(const aipg_view *view, aidb_slice key, LockTupleMode mode, aidb_buffer *current) {
-	aidb_buffer *seen = aipg_buffer_create();
-	bool same = is_same_row(view, key, current, seen);
-	aipg_row_state state = same ? AIPG_ROW_NEWER : AIPG_ROW_GONE;
+/* A row that is locked, and what is known of the one that the view saw. */
+typedef struct locked_row {
+	const aipg_view *view;
+	LockTupleMode mode;
+	aidb_buffer *current;
+	bool followed; /* it was found by a note */
+	uint64 incarnation;
+	StringInfo moved;
+} locked_row;
 
-	if (same && mode == LockTupleKeyShare) {
+/* The incarnation of what the view sees under the key, read into *seen. False when it sees nothing. */
+static bool see_incarnation(const locked_row *row, aidb_slice key, aidb_buffer *seen, uint64 *incarnation) {
+	if (row->followed) {
+		*incarnation = row->incarnation;
+		return true;
+	}
+	if (!aipg_get(row->view, key, seen)) {
+		return false;
+	}
+	*incarnation = aipg_row_incarnation(contents(seen));
+	return true;
+}
+
+/* Another row has the key now. */
+static aipg_row_state judge_other(uint64 incarnation) {
+	if ((incarnation & AIPG_INCARNATION_AFTER_MOVE) != 0) {
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("could not serialize access due to concurrent update"),
+						errdetail("The row has got another key meanwhile, and another row has got its key."),
+						errhint("The transaction might succeed if retried.")));
+	}
+	refuse_newer("delete");
+	return AIPG_ROW_GONE;
+}
+
+/* The row has been committed after the view. Is it the one that the view sees? */
+static aipg_row_state judge_newer(locked_row *row, aidb_slice key) {
+	aidb_buffer *seen = aipg_buffer_create();
+	uint64 now = aipg_row_incarnation(contents(row->current));
+	aipg_row_state state = AIPG_ROW_NEWER;
+	uint64 before = 0;
+
+	if (!see_incarnation(row, key, seen, &before) || before != now) {
+		state = judge_other(now);
+	} else if (row->mode == LockTupleKeyShare && !row->followed) {
 		state = AIPG_ROW_SAME;
-		if (aidb_buffer_set(current, contents(seen)) != AIDB_OK) {
+		if (aidb_buffer_set(row->current, contents(seen)) != AIDB_OK) {
 			aipg_raise(AIDB_NO_MEMORY, "could not read from the AiDb store");
 		}
 	} else {
-		refuse_newer(same ? "update" : "delete");
+		refuse_newer("update");
 	}
 	aidb_buffer_free(seen);
 	return state;
 }
 
-static aipg_row_state judge_committed(const aipg_view *view, aidb_slice key, LockTupleMode mode, aidb_buffer *current) {
-	aipg_newest newest = aipg_newest_committed(key, current);
+/* What has become of a row that another transaction may have changed. *again: it is to be looked for under its new key. */
+static aipg_row_state judge_committed(locked_row *row, aidb_slice key, bool *again) {
+	aipg_newest newest;
 
+	row->current->size = 0;
+	newest = aipg_newest_committed(key, row->current);
+	*again = !newest.found && row->current->size > 0;
+	if (*again) {
+		refuse_newer("update");
+		read_note(row->current, &row->incarnation, row->moved);
+		row->followed = true;
+		return AIPG_ROW_GONE;
+	}
 	if (!newest.found) {
 		refuse_newer("delete");
 		return AIPG_ROW_GONE;
 	}
-	return is_newer_than(&newest, view) ? judge_newer(view, key, mode, current) : AIPG_ROW_SAME;
+	return row->followed || is_newer_than(&newest, row->view) ? judge_newer(row, key) : AIPG_ROW_SAME;
 }
 
 static aipg_row_state judge_own(const aipg_view *view, const aipg_write *own, aidb_buffer *current) {
@@ -323,25 +380,24 @@ static aipg_row_state judge_own(const aipg_view *view, const aipg_write *own, ai
 	return AIPG_ROW_SAME;
 }
 
-aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
-							 LockWaitPolicy policy, aidb_buffer *current) {
+/* Locks the key, and judges the row under it unless it is the transaction's own. */
+static aipg_row_state lock_key(locked_row *row, Oid relation, aidb_slice key, LockWaitPolicy policy, bool *again) {
 	const aipg_write *own = newest_own(key);
 	aipg_row_state state = AIPG_ROW_SAME;
 	aipg_row_lock lock;
 
-	aipg_transaction_check_open();
 	if (own != NULL) {
-		state = judge_own(view, own, current);
+		state = row->followed ? AIPG_ROW_GONE : judge_own(row->view, own, row->current);
 	}
 	if (state != AIPG_ROW_SAME) {
 		return state;
 	}
-	if (!aipg_row_lock_take(relation, key, mode, policy, &lock)) {
+	if (!aipg_row_lock_take(relation, key, row->mode, policy, &lock)) {
 		return AIPG_ROW_BUSY;
 	}
 	aipg_fault_point("row_locked");
 	if (own == NULL) {
-		state = judge_committed(view, key, mode, current);
+		state = judge_committed(row, key, again);
 	}
 	if (state == AIPG_ROW_GONE) {
 		aipg_row_lock_undo(&lock);
@@ -364,6 +420,31 @@ bool aipg_lock_blind(const aipg_view *view, aidb_slice key) {
 		refuse_newer(newest.found ? "update" : "delete");
 	}
 	return newest.found;
+}
+
+aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+							 LockWaitPolicy policy, aidb_buffer *current, StringInfo moved) {
+	locked_row row = {.view = view, .mode = mode, .current = current, .moved = moved};
+	aipg_row_state state;
+	bool again;
+
+	aipg_transaction_check_open();
+	resetStringInfo(moved);
+	do {
+		again = false;
+		state = lock_key(&row, relation, key, policy, &again);
+		key = (aidb_slice){moved->data, (size_t)moved->len};
+	} while (again);
+	return state;
+}
+
+aipg_row_state aipg_read_locked(const aipg_view *view, aidb_slice key, aidb_buffer *current) {
+	const aipg_write *own = newest_own(key);
+
+	if (own != NULL) {
+		return judge_own(view, own, current);
+	}
+	return aipg_newest_committed(key, current).found ? AIPG_ROW_SAME : AIPG_ROW_GONE;
 }
 
 /* ---- Writes -------------------------------------------------------------------------------------------- */
@@ -403,20 +484,29 @@ static aidb_slice row_slice(StringInfo row) {
 	return (aidb_slice){row->data, (size_t)row->len};
 }
 
+/* For a row that is inserted where another one was. */
+static uint64 new_incarnation(bool moved) {
+	return aidb_current_sequence(aipg_store()) | (moved ? AIPG_INCARNATION_AFTER_MOVE : 0);
+}
+
 /*
- * Locks a key to be inserted. Returns false when a committed row has it. *deleted says that one had it once, which
- * somebody may still see.
+ * Locks a key to be inserted. Returns false when a committed row has it. *incarnation is for the new row: other than 0
+ * when there was a row once, which somebody may still see.
  */
-static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, bool *deleted) {
+static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, uint64 *incarnation) {
+	static aidb_buffer note; /* kept for the next one */
+
 	for (;;) {
 		bool granted = aipg_row_lock_take_for_insert(relation, key, lock);
-		aipg_newest newest = aipg_newest_committed(key, NULL);
+		aipg_newest newest;
 
+		note.size = 0;
+		newest = aipg_newest_committed(key, &note);
 		if (granted && newest.found) {
 			aipg_row_lock_undo(lock);
 		}
 		if (granted || newest.found) {
-			*deleted = newest.version != 0;
+			*incarnation = newest.version == 0 ? 0 : new_incarnation(note.size > 0);
 			return !newest.found;
 		}
 		/* who has locked it without writing it had found a row that is not there any more */
@@ -426,7 +516,7 @@ static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, bool 
 
 bool aipg_insert(Oid relation, CommandId command, aidb_slice key, StringInfo row) {
 	const aipg_write *own;
-	bool existed = false;
+	uint64 incarnation;
 	aipg_row_lock lock;
 
 	aipg_transaction_begin_write();
@@ -435,14 +525,12 @@ bool aipg_insert(Oid relation, CommandId command, aidb_slice key, StringInfo row
 		if (!own->is_delete) {
 			return false;
 		}
-		existed = true;
+		incarnation = new_incarnation(own->value_bytes > 0);
 		aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
-	} else if (!lock_absent(relation, key, &lock, &existed)) {
+	} else if (!lock_absent(relation, key, &lock, &incarnation)) {
 		return false;
 	}
-	if (existed) {
-		aipg_row_set_incarnation(row, aidb_current_sequence(aipg_store()));
-	}
+	aipg_row_set_incarnation(row, incarnation);
 	aipg_row_lock_note_write(&lock);
 	add_write(relation, command, key, false, false, row_slice(row));
 	return true;
@@ -457,12 +545,30 @@ void aipg_update(Oid relation, CommandId command, aidb_slice key, aidb_slice cur
 	add_write(relation, command, key, true, false, row_slice(row));
 }
 
-void aipg_delete(Oid relation, CommandId command, aidb_slice key) {
+static void delete_noted(Oid relation, CommandId command, aidb_slice key, aidb_slice note) {
 	aipg_row_lock lock;
 
 	aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
 	aipg_row_lock_note_write(&lock);
-	add_write(relation, command, key, true, true, (aidb_slice){NULL, 0});
+	add_write(relation, command, key, true, true, note);
+}
+
+void aipg_delete(Oid relation, CommandId command, aidb_slice key) {
+	delete_noted(relation, command, key, (aidb_slice){NULL, 0});
+}
+
+bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice to, StringInfo row) {
+	char note[sizeof(uint64) + AIDB_MAX_KEY_BYTES];
+	uint64 incarnation;
+
+	if (!aipg_insert(relation, command, to, row)) {
+		return false;
+	}
+	incarnation = aipg_row_incarnation(row_slice(row));
+	memcpy(note, &incarnation, sizeof(incarnation));
+	memcpy(note + sizeof(incarnation), to.data, to.size);
+	delete_noted(relation, command, key, (aidb_slice){note, sizeof(incarnation) + to.size});
+	return true;
 }
 
 static void write_blind(aidb_slice key, bool is_delete, aidb_slice value) {

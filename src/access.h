@@ -81,14 +81,17 @@ typedef enum aipg_row_state {
 } aipg_row_state;
 
 /*
- * Locks the row under `key`, which the view sees, and looks what it is now: *current (may be NULL) gets the row for
- * AIPG_ROW_SAME and AIPG_ROW_NEWER. Waits as `policy` says for who has locked it in a conflicting mode. With a transaction's
+ * Locks the row under `key`, which the view sees, and looks what it is now: *current gets the row for AIPG_ROW_SAME and
+ * AIPG_ROW_NEWER. When another transaction has given it another key, that is in *moved, which is empty otherwise. Waits as `policy` says for who has locked it in a conflicting mode. With a transaction's
  * snapshot (REPEATABLE READ and above) a row that others have changed raises 40001. FOR KEY SHARE is content with a row
  * whose key is the same, and gets it as the view sees it. The lock is held until the (sub)transaction ends, but for rows
  * that are gone.
  */
 extern aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
-									LockWaitPolicy policy, aidb_buffer *current);
+									LockWaitPolicy policy, aidb_buffer *current, StringInfo moved);
+
+/* The same for a row that this command has locked before, whatever it was to the view. */
+extern aipg_row_state aipg_read_locked(const aipg_view *view, aidb_slice key, aidb_buffer *current);
 
 /*
  * Writes belong to the current subtransaction and to a command: that of the statement, not of what a trigger or a function
@@ -101,12 +104,17 @@ extern bool aipg_insert(Oid relation, CommandId command, aidb_slice key, StringI
 /* After aipg_lock_row has locked the row, in a mode that is strong enough, and found it as `current`. */
 extern void aipg_update(Oid relation, CommandId command, aidb_slice key, aidb_slice current, StringInfo row);
 extern void aipg_delete(Oid relation, CommandId command, aidb_slice key);
+/* Gives the locked row under `key` the key `to`; false when a live row has that, as for an insert. */
+extern bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice to, StringInfo row);
 /*
  * Locks a key to be written blindly, and returns whether it is there now. With a transaction's snapshot a key that others
  * have written after the view raises 40001.
  */
 extern bool aipg_lock_blind(const aipg_view *view, aidb_slice key);
-/* Blind writes of the current command, of key spaces and the catalog: whatever was there. They wait for who has written the key before. */
+/*
+ * Blind writes of the current command, of key spaces and the catalog: whatever was there. They wait for who has written the
+ * key before.
+ */
 extern void aipg_put(aidb_slice key, aidb_slice value);
 extern void aipg_remove(aidb_slice key);
 

@@ -95,7 +95,9 @@ static bytea *make_bytea(const void *data, size_t size) {
 	}
 	value = palloc(size + VARHDRSZ);
 	SET_VARSIZE(value, size + VARHDRSZ);
-	memcpy(VARDATA(value), data, size);
+	if (size > 0) { /* data may be NULL */
+		memcpy(VARDATA(value), data, size);
+	}
 	return value;
 }
 

@@ -37,6 +37,7 @@ typedef struct modify_state {
 	TupleTableSlot *old_slot;     /* holds these */
 	bool locked;                  /* the scan has locked the rows already, and handed on their newest versions */
 	aidb_buffer *current;         /* the row to be changed, as it is now */
+	StringInfoData moved;         /* its key, when that is not the one that the plan has found it by */
 	MemoryContext current_values; /* its values */
 } modify_state;
 
@@ -100,6 +101,7 @@ static void prepare_old_key(ModifyTableState *node, ResultRelInfo *target, modif
 	state->node = node;
 	state->locked = aipg_scan_locks_rows(target->ri_TrigDesc);
 	state->current = aipg_buffer_create();
+	initStringInfo(&state->moved);
 	state->current_values = AllocSetContextCreate(CurrentMemoryContext, "AiDb changed row", ALLOCSET_DEFAULT_SIZES);
 	state->view = aipg_view_of(node->ps.state->es_snapshot);
 	state->old_slot = ExecInitExtraTupleSlot(node->ps.state, RelationGetDescr(target->ri_RelationDesc), &TTSOpsVirtual);
@@ -231,15 +233,12 @@ static void encode_old_key(modify_state *state, TupleTableSlot *plan_slot) {
 
 /* Stores the row in state->key and state->row; false when its key exists and that is to be ignored. */
 static bool insert_row(ResultRelInfo *target, modify_state *state) {
-	aidb_slice key = slice_of(&state->key);
+	bool inserted = aipg_insert(state->table->relid, state->command, slice_of(&state->key), &state->row);
 
-	if (!aipg_insert(state->table->relid, state->command, key, &state->row)) {
-		if (state->ignore_duplicates) {
-			return false;
-		}
-		report_duplicate(target->ri_RelationDesc, state->table, key);
+	if (!inserted && !state->ignore_duplicates) {
+		report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
 	}
-	return true;
+	return inserted;
 }
 
 static void pg_attribute_noreturn() report_trigger_modified(void) {
@@ -282,12 +281,23 @@ static TupleTableSlot *plan_again(ResultRelInfo *target, modify_state *state) {
  */
 static TupleTableSlot *lock_target(ResultRelInfo *target, modify_state *state, LockTupleMode mode,
 								   TupleTableSlot *plan_slot) {
-	switch (aipg_lock_row(&state->view, state->table->relid, slice_of(&state->old_key), mode, LockWaitBlock,
-						  state->current)) {
+	aipg_row_state found;
+
+	if (state->locked) {
+		found = aipg_read_locked(&state->view, slice_of(&state->old_key), state->current);
+	} else {
+		found = aipg_lock_row(&state->view, state->table->relid, slice_of(&state->old_key), mode, LockWaitBlock,
+							  state->current, &state->moved);
+	}
+	if (state->moved.len > 0) {
+		resetStringInfo(&state->old_key);
+		appendBinaryStringInfo(&state->old_key, state->moved.data, state->moved.len);
+	}
+	switch (found) {
 	case AIPG_ROW_SAME:
 		return plan_slot;
 	case AIPG_ROW_NEWER:
-		return state->locked ? plan_slot : plan_again(target, state);
+		return plan_again(target, state);
 	case AIPG_ROW_TRIGGER_MODIFIED:
 		report_trigger_modified();
 	default:
@@ -345,8 +355,10 @@ static TupleTableSlot *exec_update(EState *estate, ResultRelInfo *target, TupleT
 		encode_row(state, slot);
 	}
 	if (changes_key(state)) {
-		aipg_delete(state->table->relid, state->command, slice_of(&state->old_key));
-		insert_row(target, state);
+		if (!aipg_move(state->table->relid, state->command, slice_of(&state->old_key), slice_of(&state->key),
+					   &state->row)) {
+			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
+		}
 	} else {
 		aipg_update(state->table->relid, state->command, slice_of(&state->old_key),
 					(aidb_slice){state->current->data, state->current->size}, &state->row);

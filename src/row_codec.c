@@ -155,7 +155,7 @@ static void pg_attribute_noreturn() report_malformed(const char *reason) {
 /* The size of the varlena at `at`, by its header; 0 when that is not one we write, or not there as a whole. */
 static inline size_t varlena_size(aidb_slice row, size_t at) {
 	const char *data = (const char *)row.data + at;
-	uint32 header;
+	varattrib_4b header;
 
 	if (at >= row.size) {
 		return 0;
@@ -163,10 +163,10 @@ static inline size_t varlena_size(aidb_slice row, size_t at) {
 	if (VARATT_IS_1B(data)) {
 		return VARATT_IS_1B_E(data) ? 0 : VARSIZE_1B(data);
 	}
-	if (row.size - at < sizeof(header)) {
+	if (row.size - at < VARHDRSZ) {
 		return 0;
 	}
-	memcpy(&header, data, sizeof(header));
+	memcpy(&header, data, VARHDRSZ);
 	return VARATT_IS_4B_U(&header) && VARSIZE_4B(&header) >= VARHDRSZ ? VARSIZE_4B(&header) : 0;
 }
 

@@ -30,6 +30,8 @@ extern void aipg_row_decode(const aipg_table *table, aidb_slice key, aidb_slice 
  */
 extern void aipg_row_set_incarnation(StringInfo row, uint64 incarnation);
 extern uint64 aipg_row_incarnation(aidb_slice row);
+/* A flag in the number: the row before was not deleted but got another key. */
+#define AIPG_INCARNATION_AFTER_MOVE (UINT64CONST(1) << 63)
 
 /*
  * One value as a field of a row, in hexadecimal digits, and back; by-reference values are palloc'd. For the column

@@ -5,6 +5,7 @@
 #include "key_codec.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
+#include "prepared.h"
 #include "settings.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
@@ -34,7 +35,7 @@ typedef struct lock_entry {
 	uint32 next;      /* in its bucket, or free */
 	uint32 next_held; /* of its holder: place in all partitions */
 	uint32 index_id;  /* of the key */
-	uint32 owner;     /* number of the process + 1 */
+	uint32 owner;     /* number of the process + 1; 0: of a prepared transaction */
 	uint8 mode;       /* LockTupleMode */
 	bool written;
 	bool awaited; /* somebody has found it in his way */
@@ -79,6 +80,7 @@ typedef struct request {
 	bool insert;
 	bool held;        /* the transaction holds the key already, if not as strongly */
 	uint64 blocker;   /* serial of a holder that is in the way */
+	bool prepared;    /* it is a prepared transaction's */
 	bool only_locked; /* those in the way have not written */
 	aipg_row_lock lock;
 } request;
@@ -273,10 +275,11 @@ static attempt_result add_entry(request *wanted) {
 	return GRANTED;
 }
 
-static void note_blocker(request *wanted, uint64 serial, bool written) {
+static void note_blocker(request *wanted, uint64 serial, uint32 owner, bool written) {
 	if (wanted->blocker == 0 || (written && wanted->only_locked)) {
 		wanted->blocker = serial; /* whoever inserts waits for those who have written */
 	}
+	wanted->prepared = wanted->prepared || owner == 0;
 	wanted->only_locked = wanted->only_locked && !written;
 }
 
@@ -290,7 +293,7 @@ static bool look_at_table_locks(request *wanted) {
 		}
 		if (lock->owner != me()) {
 			if (conflicts(lock->mode, wanted->mode)) {
-				note_blocker(wanted, lock->holder, lock->mode >= LockTupleNoKeyExclusive);
+				note_blocker(wanted, lock->holder, lock->owner, lock->mode >= LockTupleNoKeyExclusive);
 			}
 		} else if (lock->mode >= wanted->mode) {
 			wanted->lock = (aipg_row_lock){.entry = 0};
@@ -315,7 +318,7 @@ static lock_entry *look_at_entries(request *wanted) {
 		}
 		if (entry->owner != me()) {
 			if (conflicts(entry->mode, wanted->mode)) {
-				note_blocker(wanted, entry->holder, entry->written);
+				note_blocker(wanted, entry->holder, entry->owner, entry->written);
 				entry->awaited = true;
 			}
 		} else if (own == NULL || entry->mode > own->mode) {
@@ -331,6 +334,7 @@ static attempt_result attempt(request *wanted) {
 	holder *mine;
 
 	wanted->blocker = 0;
+	wanted->prepared = false;
 	wanted->only_locked = true;
 	wanted->held = false;
 	if (look_at_table_locks(wanted)) {
@@ -598,18 +602,14 @@ static void rename_table_locks(uint64 from, uint64 to) {
 	unlock_all_partitions();
 }
 
-static void drop_table_locks(void) {
-	if (!has_table_locks) {
-		return;
-	}
+static void drop_table_locks(uint64 holder_serial) {
 	lock_all_partitions();
 	for (int i = table->table_lock_count - 1; i >= 0; i--) {
-		if (table->table_locks[i].owner == me()) {
+		if (table->table_locks[i].holder == holder_serial) {
 			table->table_locks[i] = table->table_locks[--table->table_lock_count];
 		}
 	}
 	unlock_all_partitions();
-	has_table_locks = false;
 }
 
 /* ---- Waiting ------------------------------------------------------------------------------------------- */
@@ -726,7 +726,11 @@ static bool lock_or_wait(request *wanted, LockWaitPolicy policy) {
 	LOCKTAG tag;
 	bool queued = false;
 
+	aipg_prepared_restore();
 	while (!try_lock(wanted, policy)) {
+		if (wanted->prepared && aipg_prepared_sweep()) {
+			continue;
+		}
 		if (policy == LockWaitError) {
 			report_not_available(wanted);
 		}
@@ -859,7 +863,119 @@ void aipg_row_locks_subabort(int level) {
 }
 
 void aipg_row_locks_release(void) {
+	if (has_table_locks) {
+		drop_table_locks(holders[0].serial);
+	}
+	has_table_locks = false;
 	aipg_row_locks_subabort(0);
-	drop_table_locks();
 	escalate_at = 0;
+}
+
+/* ---- Prepared transactions ----------------------------------------------------------------------------- */
+
+uint64 aipg_row_locks_holder(void) {
+	Assert(holder_count <= 1);
+	return holder_count == 0 ? 0 : holders[0].serial;
+}
+
+void aipg_row_locks_each(void (*each)(void *argument, const aipg_held_lock *lock), void *argument) {
+	aipg_held_lock tables[MAX_TABLE_LOCKS];
+	int count = 0;
+
+	for (uint32 place = holder_count == 0 ? 0 : holders[0].first; place != 0; place = entry_at(place)->next_held) {
+		const lock_entry *entry = entry_at(place);
+		aipg_held_lock lock = {entry->hash, entry->index_id, (LockTupleMode)entry->mode, entry->written, false};
+
+		each(argument, &lock);
+	}
+	LWLockAcquire(latch_of(0), LW_SHARED);
+	for (int i = 0; i < table->table_lock_count; i++) {
+		const table_lock *lock = &table->table_locks[i];
+
+		if (lock->owner == me()) {
+			tables[count++] = (aipg_held_lock){0, lock->index_id, lock->mode, true, true};
+		}
+	}
+	LWLockRelease(latch_of(0));
+	for (int i = 0; i < count; i++) {
+		each(argument, &tables[i]);
+	}
+}
+
+static void disown_table_locks(void) {
+	lock_all_partitions();
+	for (int i = 0; i < table->table_lock_count; i++) {
+		if (table->table_locks[i].owner == me()) {
+			table->table_locks[i].owner = 0;
+		}
+	}
+	unlock_all_partitions();
+}
+
+void aipg_row_locks_detach(aipg_detached_locks *locks) {
+	*locks =
+		(aipg_detached_locks){.holder = aipg_row_locks_holder(), .first = holder_count == 0 ? 0 : holders[0].first};
+	for (uint32 place = locks->first; place != 0; place = entry_at(place)->next_held) {
+		LWLock *latch = latch_of(partition_of(entry_at(place)->hash));
+
+		LWLockAcquire(latch, LW_EXCLUSIVE);
+		entry_at(place)->owner = 0;
+		LWLockRelease(latch);
+	}
+	if (has_table_locks) {
+		disown_table_locks();
+	}
+	has_table_locks = false;
+	holder_count = 0;
+	held = 0;
+	escalate_at = 0;
+}
+
+static bool restore_row_lock(aipg_detached_locks *locks, const aipg_held_lock *lock) {
+	int partition = partition_of(lock->hash);
+	uint32 place;
+
+	LWLockAcquire(latch_of(partition), LW_EXCLUSIVE);
+	place = allocate(partition);
+	if (place != 0) {
+		*entry_in(partition, place) = (lock_entry){.hash = lock->hash,
+												   .holder = locks->holder,
+												   .next = *bucket_of(lock->hash),
+												   .next_held = locks->first,
+												   .index_id = lock->index_id,
+												   .mode = (uint8)lock->mode,
+												   .written = lock->written};
+		*bucket_of(lock->hash) = place;
+		locks->first = global_place(partition, place);
+	}
+	LWLockRelease(latch_of(partition));
+	return place != 0;
+}
+
+void aipg_row_lock_restore(aipg_detached_locks *locks, const aipg_held_lock *lock) {
+	table_lock whole = {.holder = locks->holder, .index_id = lock->index_id, .mode = lock->mode};
+	bool restored;
+
+	if (!lock->whole_table && restore_row_lock(locks, lock)) {
+		return;
+	}
+	lock_all_partitions();
+	restored = set_table_lock(&whole);
+	unlock_all_partitions();
+	if (!restored) {
+		report_full();
+	}
+}
+
+void aipg_row_locks_free(const aipg_detached_locks *locks) {
+	for (uint32 place = locks->first; place != 0;) {
+		lock_entry *entry = entry_at(place);
+		LWLock *latch = latch_of(partition_of(entry->hash));
+
+		place = entry->next_held;
+		LWLockAcquire(latch, LW_EXCLUSIVE);
+		discard(entry);
+		LWLockRelease(latch);
+	}
+	drop_table_locks(locks->holder);
 }

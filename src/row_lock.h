@@ -55,6 +55,31 @@ extern void aipg_row_locks_subabort(int level);
 /* The transaction's end, when its writes are visible or gone. Cannot fail. */
 extern void aipg_row_locks_release(void);
 
+/* -- for prepared transactions, see prepared.h -- */
+
+typedef struct aipg_held_lock {
+	uint64 hash;
+	uint32 index_id;
+	LockTupleMode mode;
+	bool written;
+	bool whole_table;
+} aipg_held_lock;
+
+/* The locks of a transaction that belongs to no process. */
+typedef struct aipg_detached_locks {
+	uint64 holder;
+	uint32 first;
+} aipg_detached_locks;
+
+/* The holder of the transaction's locks; 0: it has none. At its end all belong to one. */
+extern uint64 aipg_row_locks_holder(void);
+extern void aipg_row_locks_each(void (*each)(void *argument, const aipg_held_lock *lock), void *argument);
+/* The process forgets its locks, which stay. Cannot fail. */
+extern void aipg_row_locks_detach(aipg_detached_locks *locks);
+/* Adds a lock after a restart. Where there is no room for it, all rows of the table are locked. May raise. */
+extern void aipg_row_lock_restore(aipg_detached_locks *locks, const aipg_held_lock *lock);
+extern void aipg_row_locks_free(const aipg_detached_locks *locks);
+
 /* Locks held now by all; for statistics. */
 extern uint64 aipg_row_locks_count(void);
 

@@ -24,6 +24,7 @@ struct aipg_row_mark {
 	StringInfoData last;  /* its key */
 	StringInfoData key;   /* one that was read back */
 	aidb_buffer *current; /* a locked row */
+	StringInfoData moved; /* its key, when it has got another one */
 	MemoryContext row;    /* its values */
 };
 
@@ -148,6 +149,7 @@ aipg_row_mark *aipg_row_mark_begin(EState *estate, Index rti, const aipg_table *
 	initStringInfo(&mark->first);
 	initStringInfo(&mark->last);
 	initStringInfo(&mark->key);
+	initStringInfo(&mark->moved);
 	wanted->ermExtra = mark;
 	MemoryContextSwitchTo(caller);
 	return mark;
@@ -173,11 +175,15 @@ static void refetch_row(EState *estate, ExecRowMark *wanted, Datum row, TupleTab
 	aipg_row_state state;
 
 	MemoryContextReset(mark->row);
-	state = aipg_lock_row(&view, wanted->relid, key, mode_of(wanted->markType), wanted->waitPolicy, mark->current);
+	state = aipg_lock_row(&view, wanted->relid, key, mode_of(wanted->markType), wanted->waitPolicy, mark->current,
+						  &mark->moved);
 	ExecClearTuple(slot);
 	if (state == AIPG_ROW_SAME || state == AIPG_ROW_NEWER) {
 		aidb_slice current = {mark->current->data, mark->current->size};
 
+		if (mark->moved.len > 0) {
+			key = (aidb_slice){mark->moved.data, (size_t)mark->moved.len};
+		}
 		aipg_row_decode(mark->table, key, current, NULL, mark->row, slot);
 		slot->tts_tableOid = wanted->relid;
 		*updated = state == AIPG_ROW_NEWER;

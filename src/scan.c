@@ -37,6 +37,7 @@ typedef struct scan_state {
 	bool locks;           /* rows are locked before they are handed on */
 	ExprState *qual;      /* then they are filtered here, too */
 	aidb_buffer *current; /* a row as it is now */
+	StringInfoData moved; /* its key, when it has got another one */
 	uint64 rows_read;
 } scan_state;
 
@@ -67,6 +68,7 @@ static void begin_locking(ForeignScanState *node, scan_state *state) {
 	if (state->locks) {
 		state->needed = NULL;
 		state->current = aipg_buffer_create();
+		initStringInfo(&state->moved);
 		state->qual = node->ss.ps.qual; /* what it does not pass is not to be locked */
 		node->ss.ps.qual = NULL;
 	}
@@ -182,12 +184,15 @@ static bool lock_row(ForeignScanState *node, aidb_slice key, TupleTableSlot *slo
 		InstrCountFiltered1(node, 1);
 		return false;
 	}
-	switch (
-		aipg_lock_row(&state->view, state->table->relid, key, LockTupleNoKeyExclusive, LockWaitBlock, state->current)) {
+	switch (aipg_lock_row(&state->view, state->table->relid, key, LockTupleNoKeyExclusive, LockWaitBlock,
+						  state->current, &state->moved)) {
 	case AIPG_ROW_GONE:
 	case AIPG_ROW_SELF_MODIFIED: /* its triggers have run */
 		return false;
 	case AIPG_ROW_NEWER:
+		if (state->moved.len > 0) {
+			key = (aidb_slice){state->moved.data, (size_t)state->moved.len};
+		}
 		aipg_row_decode(state->table, key, (aidb_slice){state->current->data, state->current->size}, NULL,
 						CurrentMemoryContext, slot);
 		return is_wanted(node, slot, true);

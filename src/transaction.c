@@ -6,6 +6,7 @@
 #include "access/xlog.h"
 #include "host.h"
 #include "miscadmin.h"
+#include "prepared.h"
 #include "replication/message.h"
 #include "row_lock.h"
 #include "shared.h"
@@ -72,16 +73,22 @@ aipg_newest aipg_newest_committed(aidb_slice key, aidb_buffer *value) {
 
 /* ---- Before the commit point ----------------------------------------------------------------------------- */
 
-/* The key's writes have no effect: it was inserted and deleted again. */
+/* The key's writes have no effect: it was inserted and deleted again. But a note is there to be found. */
 static bool is_nothing(const aipg_written_key *key) {
-	return key->newest->is_delete && !key->existed;
+	return key->newest->is_delete && !key->existed && key->newest->value_bytes == 0;
+}
+
+static aidb_status add_write(aidb_batch *batch, aidb_slice key, const aipg_write *write) {
+	aidb_slice value = {write->value, write->value_bytes};
+
+	if (!write->is_delete) {
+		return aidb_batch_put(batch, key, value);
+	}
+	return value.size > 0 ? aidb_batch_delete_noted(batch, key, value) : aidb_batch_delete(batch, key);
 }
 
 static void add_to_batch(aidb_batch *batch, const aipg_written_key *key) {
-	aidb_slice slice = aipg_written_key_slice(key);
-	const aipg_write *write = key->newest;
-	aidb_status rc = write->is_delete ? aidb_batch_delete(batch, slice)
-									  : aidb_batch_put(batch, slice, (aidb_slice){write->value, write->value_bytes});
+	aidb_status rc = add_write(batch, aipg_written_key_slice(key), key->newest);
 
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not commit to AiDb tables");
@@ -160,7 +167,6 @@ static void prepare_mixed(void) {
 	aipg_written_key *key = aipg_write_set_seek(current.writes, (aidb_slice){NULL, 0});
 	aidb_tag tag = U64FromFullTransactionId(GetTopFullTransactionId());
 
-	require_durable_id();
 	current.stage = PREPARED;
 	while (key != NULL) {
 		aidb_write_options options = {.state = AIDB_BATCH_PREPARED, .tag = tag};
@@ -187,6 +193,7 @@ static bool is_asynchronous(void) {
 static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || !fits_one_batch()) {
+		require_durable_id();
 		prepare_mixed();
 	} else {
 		reserve_plain();
@@ -267,17 +274,34 @@ static void abort_transaction(void) {
 	if (current.stage == RESERVED) {
 		aidb_write_cancel(aipg_store_if_attached(), &current.reservation);
 	}
+	aipg_prepared_cancel();
 	aipg_row_locks_release();
 	forget();
 	aipg_view_transaction_end();
 }
 
+/* As for a mixed transaction: PostgreSQL decides, if only later and elsewhere. */
 static void pre_prepare(void) {
-	if (current.writes != NULL && aipg_write_set_writes(current.writes) > 0) {
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("cannot PREPARE a transaction that has written AiDb tables"),
-						errhint("Commit it in one phase.")));
+	bool writes = current.writes != NULL && aipg_write_set_writes(current.writes) > 0;
+
+	if (writes || aipg_row_locks_holder() != 0) {
+		require_durable_id();
+		aipg_prepared_reserve(U64FromFullTransactionId(GetTopFullTransactionId()));
+		aipg_fault_point("preprepare_reserved");
+		if (writes) {
+			prepare_mixed();
+		} else if (aidb_sync(aipg_store()) != AIDB_OK) {
+			aipg_raise(AIDB_IO, "could not prepare a transaction on AiDb tables");
+		}
 	}
+	current.closed = true;
+}
+
+static void prepare(void) {
+	aipg_fault_point("prepare_begin");
+	aipg_prepared_keep();
+	forget();
+	aipg_view_transaction_end();
 }
 
 static void transaction_event(XactEvent event, void *unused) {
@@ -295,8 +319,7 @@ static void transaction_event(XactEvent event, void *unused) {
 		pre_prepare();
 		break;
 	case XACT_EVENT_PREPARE:
-		forget();
-		aipg_view_transaction_end();
+		prepare();
 		break;
 	default:
 		break;

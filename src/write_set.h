@@ -19,7 +19,7 @@ typedef struct aipg_write {
 	CommandId command;
 	bool is_delete;
 	uint32 value_bytes;
-	char value[FLEXIBLE_ARRAY_MEMBER];
+	char value[FLEXIBLE_ARRAY_MEMBER]; /* of a deletion: its note */
 } aipg_write;
 
 /* A key. Without writes (a savepoint took them back) it counts as not there. */

@@ -301,8 +301,9 @@ typedef struct aidb_read_options {
 
 /*
  * Reads the value of `key` into *value and the sequence of its version into *version (either may be NULL).
- * AIDB_NOT_FOUND when the key is absent or deleted; then *version is the sequence of its deletion, or 0 when the store
- * knows of none any more. `options` may be NULL.
+ * AIDB_NOT_FOUND when the key is absent or deleted; then *version is the sequence of its deletion, and *value the note that
+ * the deletion bears (empty when it bears none). Of deletions that no snapshot needs to see the store knows nothing
+ * after some time: then *version is 0, and *value is as it was. `options` may be NULL.
  */
 AIDB_PUBLIC aidb_status aidb_get(aidb_db *db, const aidb_read_options *options, aidb_slice key, aidb_buffer *value,
 								 aidb_sequence *version);
@@ -337,6 +338,8 @@ AIDB_PUBLIC void aidb_batch_destroy(aidb_batch *batch);
 AIDB_PUBLIC void aidb_batch_clear(aidb_batch *batch);
 AIDB_PUBLIC aidb_status aidb_batch_put(aidb_batch *batch, aidb_slice key, aidb_slice value);
 AIDB_PUBLIC aidb_status aidb_batch_delete(aidb_batch *batch, aidb_slice key);
+/* The same with a note for who finds the key deleted (where its value has moved to, say), see aidb_get. */
+AIDB_PUBLIC aidb_status aidb_batch_delete_noted(aidb_batch *batch, aidb_slice key, aidb_slice note);
 AIDB_PUBLIC uint32_t aidb_batch_count(const aidb_batch *batch);
 /* Memory that the batch takes once written: keys, values, and AIDB_BATCH_OPERATION_BYTES an operation. */
 #define AIDB_BATCH_OPERATION_BYTES 48u

@@ -25,7 +25,7 @@ typedef struct lsm_lookup {
 	lsm_view view;
 	aidb_slice key;
 	uint64_t hash;      /* lsm_filter_hash of the key */
-	aidb_buffer *value; /* gets the value; may be NULL */
+	aidb_buffer *value; /* gets the value, or a deletion's note; may be NULL */
 
 	bool decided; /* a visible version was found; the next two say which */
 	bool deleted;
@@ -40,7 +40,7 @@ static inline aidb_status lsm_lookup_offer(lsm_lookup *lookup, const lsm_entry *
 	lookup->decided = true;
 	lookup->deleted = lsm_is_delete(entry->trailer);
 	lookup->version = lsm_sequence_of(entry->trailer);
-	if (lookup->deleted || lookup->value == NULL) {
+	if (lookup->value == NULL) {
 		return AIDB_OK;
 	}
 	return aidb_buffer_set(lookup->value, lsm_user_value(entry));
