@@ -416,6 +416,7 @@ static aipg_row_state lock_key(locked_key *wanted, Oid relation, LockWaitPolicy 
 	if (!aipg_row_lock_try(relation, wanted->key, row->mode, policy, own == NULL ? has_gone : NULL, wanted, &lock)) {
 		return wanted->gone ? AIPG_ROW_GONE : AIPG_ROW_BUSY;
 	}
+	aipg_fault_point("row_locked");
 	if (own == NULL) {
 		state = judge_committed(row, wanted->key, &wanted->again);
 	}
@@ -425,6 +426,25 @@ static aipg_row_state lock_key(locked_key *wanted, Oid relation, LockWaitPolicy 
 		aipg_row_lock_confirm(&lock);
 	}
 	return state;
+}
+
+bool aipg_lock_blind(const aipg_view *view, aidb_slice key) {
+	const aipg_write *own = newest_own(key);
+	aipg_row_lock lock;
+	aipg_newest newest;
+
+	aipg_transaction_begin_write();
+	aipg_row_lock_try(InvalidOid, key, LockTupleExclusive, LockWaitBlock, NULL, NULL, &lock);
+	newest = own == NULL ? aipg_newest_committed(key, NULL) : (aipg_newest){.found = !own->is_delete};
+	if (newest.found) {
+		aipg_row_lock_confirm(&lock);
+	} else {
+		aipg_row_lock_undo(&lock);
+	}
+	if (is_newer_than(&newest, view)) {
+		refuse_newer(newest.found ? "update" : "delete");
+	}
+	return newest.found;
 }
 
 aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,

@@ -126,6 +126,11 @@ extern void aipg_update(Oid relation, CommandId command, aidb_slice key, aidb_sl
 extern void aipg_delete(Oid relation, CommandId command, aidb_slice key);
 /* Gives the locked row under `key` the key `to`; false when a live row has that, as for an insert. */
 extern bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice to, StringInfo row);
+/*
+ * Locks a key to be written blindly, and returns whether it is there now; when it is not, it is not locked either. With a
+ * transaction's snapshot a key that others have written after the view raises 40001.
+ */
+extern bool aipg_lock_blind(const aipg_view *view, aidb_slice key);
 /* Blind writes, of key spaces and the catalog: whatever was there. They wait for who has written the key before. */
 extern void aipg_put(aidb_slice key, aidb_slice value);
 extern void aipg_remove(aidb_slice key);

@@ -104,6 +104,15 @@ static bytea *make_bytea(const void *data, size_t size) {
 
 /* ---- One key -------------------------------------------------------------------------------------------- */
 
+static void put_pair(aidb_slice key, aidb_slice value) {
+	if (IsolationUsesXactSnapshot()) {
+		aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
+
+		aipg_lock_blind(&view, key);
+	}
+	aipg_put(key, value);
+}
+
 Datum aipg_sql_put(PG_FUNCTION_ARGS) {
 	StringInfo key = makeStringInfo();
 
@@ -112,7 +121,7 @@ Datum aipg_sql_put(PG_FUNCTION_ARGS) {
 	refuse_null(fcinfo, 1, "key");
 	refuse_null(fcinfo, 2, "value");
 	set_key(key, make_space(PG_GETARG_TEXT_PP(0)), PG_GETARG_BYTEA_PP(1));
-	aipg_put(slice_of_key(key), slice_of_varlena(PG_GETARG_BYTEA_PP(2)));
+	put_pair(slice_of_key(key), slice_of_varlena(PG_GETARG_BYTEA_PP(2)));
 	PG_RETURN_VOID();
 }
 
@@ -145,8 +154,8 @@ Datum aipg_sql_delete(PG_FUNCTION_ARGS) {
 		PG_RETURN_BOOL(false);
 	}
 	set_key(key, space, PG_GETARG_BYTEA_PP(1));
-	if (!aipg_get(&view, slice_of_key(key), NULL)) {
-		PG_RETURN_BOOL(false);
+	if (!aipg_get(&view, slice_of_key(key), NULL) || !aipg_lock_blind(&view, slice_of_key(key))) {
+		PG_RETURN_BOOL(false); /* there is none, or another transaction has just deleted it */
 	}
 	aipg_remove(slice_of_key(key));
 	PG_RETURN_BOOL(true);
@@ -187,7 +196,7 @@ Datum aipg_sql_batch_put(PG_FUNCTION_ARGS) {
 	for (int i = 0; i < count; i++) {
 		CHECK_FOR_INTERRUPTS();
 		set_key(key, space, (bytea *)DatumGetPointer(keys[i]));
-		aipg_put(slice_of_key(key), slice_of_varlena(DatumGetPointer(values[i])));
+		put_pair(slice_of_key(key), slice_of_varlena(DatumGetPointer(values[i])));
 	}
 	PG_RETURN_INT64(count);
 }

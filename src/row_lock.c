@@ -26,6 +26,8 @@
 #define MIN_LOCKS (16 * 1024)
 #define MAX_LOCKS (1024 * 1024)
 #define ESCALATION_PART 8 /* a transaction with this part of all locks tries to lock a whole table instead */
+#define RESERVED_PART 8   /* of each partition is for transactions that have less than */
+#define SMALL_PART 64     /* this part of all locks: a large one that waits for room must not stop the others */
 #define MAX_TABLE_LOCKS 128
 #define HOLDER_LOCK_CLASS 0xA1DB /* tells our lock tags from other users' */
 
@@ -206,11 +208,20 @@ static bool conflicts(LockTupleMode a, LockTupleMode b) {
 	}
 }
 
-/* The place of a free entry of the partition; 0: there is none. */
+/* Whether what is left of the partition is for others. */
+static bool is_reserved(const lock_partition *shared) {
+	return held >= capacity() / SMALL_PART &&
+		   shared->used >= table->partition_size - table->partition_size / RESERVED_PART;
+}
+
+/* The place of a free entry of the partition; 0: there is none for us. */
 static uint32 allocate(int partition) {
 	lock_partition *shared = &table->partitions[partition];
 	uint32 place = shared->free;
 
+	if (is_reserved(shared)) {
+		return 0;
+	}
 	if (place != 0) {
 		shared->free = entry_in(partition, place)->next;
 	} else if (shared->unused <= table->partition_size) {
@@ -411,12 +422,14 @@ static void release_for(ResourceOwner owner, const LOCKTAG *tag) {
 }
 
 static void grow_holders(void) {
+	int wanted = Max(16, holder_capacity * 2);
+
 	if (holder_count < holder_capacity) {
 		return;
 	}
-	holder_capacity = Max(16, holder_capacity * 2);
-	holders = holders == NULL ? MemoryContextAlloc(TopMemoryContext, holder_capacity * sizeof(holder))
-							  : repalloc(holders, holder_capacity * sizeof(holder));
+	holders = holders == NULL ? MemoryContextAlloc(TopMemoryContext, wanted * sizeof(holder))
+							  : repalloc(holders, wanted * sizeof(holder));
+	holder_capacity = wanted; /* now that there was memory for it */
 }
 
 static holder make_holder(int level, ResourceOwner owner) {
@@ -447,6 +460,22 @@ static holder *top_holder(void) {
 		holder_count++;
 	}
 	return &holders[0];
+}
+
+/* Puts the entries from this one on under another holder's name; returns the last, 0 when there is none. */
+static uint32 rename_entries(uint32 first, uint64 serial) {
+	uint32 last = 0;
+
+	for (uint32 place = first; place != 0; place = entry_at(place)->next_held) {
+		lock_entry *entry = entry_at(place);
+		LWLock *latch = latch_of(partition_of(entry->hash));
+
+		LWLockAcquire(latch, LW_EXCLUSIVE);
+		entry->holder = serial;
+		LWLockRelease(latch);
+		last = place;
+	}
+	return last;
 }
 
 /* Frees all entries of the holder. */
@@ -861,7 +890,7 @@ static void take_back(const aipg_row_lock *lock, lock_entry *entry) {
 	holder *mine = current_holder();
 
 	if (lock->fresh) {
-		Assert(mine != NULL && mine->first == lock->entry);
+		Assert(mine->first == lock->entry);
 		mine->first = entry->next_held;
 		mine->count--;
 		held--;
@@ -876,7 +905,7 @@ void aipg_row_lock_undo(const aipg_row_lock *lock) {
 	lock_entry *entry = lock->entry == 0 ? NULL : entry_at(lock->entry);
 	int partition;
 
-	if (entry == NULL) {
+	if (entry == NULL || (!lock->fresh && entry->mode == (uint8)lock->previous)) {
 		return;
 	}
 	partition = partition_of(entry->hash);
@@ -893,17 +922,8 @@ static void hand_over(void) {
 	holder *child = &holders[holder_count - 1];
 	holder *parent = &holders[holder_count - 2];
 	LOCKTAG tag = holder_tag(child->serial);
-	uint32 last = 0;
+	uint32 last = rename_entries(child->first, parent->serial);
 
-	for (uint32 place = child->first; place != 0; place = entry_at(place)->next_held) {
-		lock_entry *entry = entry_at(place);
-		LWLock *latch = latch_of(partition_of(entry->hash));
-
-		LWLockAcquire(latch, LW_EXCLUSIVE);
-		entry->holder = parent->serial;
-		LWLockRelease(latch);
-		last = place;
-	}
 	if (last != 0) {
 		entry_at(last)->next_held = parent->first;
 		parent->first = child->first;

@@ -155,6 +155,13 @@ aipg_row_mark *aipg_row_mark_begin(EState *estate, Index rti, const aipg_table *
 	return mark;
 }
 
+void aipg_row_mark_end(EState *estate, aipg_row_mark *mark) {
+	if (mark != NULL && mark->rest != NULL && estate->es_epq_active == NULL) {
+		BufFileClose(mark->rest);
+		mark->rest = NULL;
+	}
+}
+
 bool aipg_scan_locks_rows(const TriggerDesc *triggers) {
 	return triggers != NULL && (triggers->trig_update_before_row || triggers->trig_update_after_row ||
 								triggers->trig_delete_before_row || triggers->trig_delete_after_row);

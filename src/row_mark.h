@@ -15,8 +15,13 @@
 /* The keys that one scan has handed out. Lives in the query's context; on disk beyond some size. */
 typedef struct aipg_row_mark aipg_row_mark;
 
-/* For the scan of range table entry `rti`; NULL when the query locks none of its rows. */
+/*
+ * For the scan of range table entry `rti`; NULL when the query locks none of its rows. Where EvalPlanQual runs a plan again,
+ * its scans add to what the query's have, for its LockRows nodes look there.
+ */
 extern aipg_row_mark *aipg_row_mark_begin(EState *estate, Index rti, const aipg_table *table);
+/* At the end of that scan: nothing is locked any more. On an error, the transaction closes what is open. */
+extern void aipg_row_mark_end(EState *estate, aipg_row_mark *mark);
 /* Gives the row in `slot` its ctid. */
 extern void aipg_row_mark_number(aipg_row_mark *mark, aidb_slice key, TupleTableSlot *slot);
 

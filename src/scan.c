@@ -187,6 +187,7 @@ static bool lock_row(ForeignScanState *node, aidb_slice key, TupleTableSlot *slo
 	switch (aipg_lock_row(&state->view, state->table->relid, key, LockTupleNoKeyExclusive, LockWaitBlock,
 						  state->current, &state->moved)) {
 	case AIPG_ROW_GONE:
+	case AIPG_ROW_SELF_MODIFIED: /* its triggers have run */
 		return false;
 	case AIPG_ROW_NEWER:
 		if (state->moved.len > 0) {
@@ -196,7 +197,7 @@ static bool lock_row(ForeignScanState *node, aidb_slice key, TupleTableSlot *slo
 						CurrentMemoryContext, slot);
 		return is_wanted(node, slot, true);
 	default:
-		return true; /* what this command has changed itself is for the change to judge */
+		return true; /* what a trigger of this command has changed is for the change to judge */
 	}
 }
 
@@ -239,6 +240,7 @@ static void end_scan(ForeignScanState *node) {
 
 	if (state != NULL) {
 		close_cursor(state);
+		aipg_row_mark_end(node->ss.ps.state, state->mark);
 		MemoryContextDelete(state->range_context);
 	}
 }
