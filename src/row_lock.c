@@ -699,7 +699,7 @@ static void make_room(const request *wanted, LockWaitPolicy policy) {
 		report_full();
 	}
 	if (blocker != 0) {
-		if (policy != LockWaitBlock) {
+		if (policy != LockWaitBlock && !wanted->insert) {
 			report_full();
 		}
 		wait_for(wanted, blocker);
