@@ -7,6 +7,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "view.h"
+#include "write_cursor.h"
 
 void (*aipg_report_duplicate)(Oid relation, aidb_slice key) = NULL;
 
@@ -30,7 +31,7 @@ aidb_buffer *aipg_buffer_create(void) {
 }
 
 static void set_buffer(aidb_buffer *buffer, const aipg_write *write) {
-	if (buffer != NULL && aidb_buffer_set(buffer, (aidb_slice){write->value, write->value_bytes}) != AIDB_OK) {
+	if (buffer != NULL && aidb_buffer_set(buffer, write->value) != AIDB_OK) {
 		aipg_raise(AIDB_NO_MEMORY, "could not read from the AiDb store");
 	}
 }
@@ -42,23 +43,23 @@ static aidb_read_options read_options(const aipg_view *view) {
 		.sequence = view->sequence, .tag_visible = aipg_tag_visible, .tag_argument = view->snapshot};
 }
 
-static const aipg_write *own_write(const aipg_view *view, aidb_slice key) {
+/* The newest own write to a key of a command below `below`. */
+static bool find_own(aidb_slice key, CommandId below, aipg_write *own) {
 	aipg_write_set *writes = aipg_transaction_writes();
-	aipg_written_key *written = writes == NULL ? NULL : aipg_write_set_find(writes, key);
 
-	return written == NULL ? NULL : aipg_write_visible(written, view->command);
+	return writes != NULL && aipg_write_set_find(writes, key, below, own);
 }
 
 bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
-	const aipg_write *own = own_write(view, key);
 	aidb_read_options options = read_options(view);
+	aipg_write own;
 	aidb_status rc;
 
-	if (own != NULL) {
-		if (!own->is_delete) {
-			set_buffer(value, own);
+	if (find_own(key, view->command, &own)) {
+		if (!own.is_delete) {
+			set_buffer(value, &own);
 		}
-		return !own->is_delete;
+		return !own.is_delete;
 	}
 	rc = aidb_get(aipg_store(), &options, key, value, NULL);
 	aipg_raise_deferred();
@@ -69,14 +70,13 @@ bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
 }
 
 bool aipg_get_latest(aidb_slice key, aidb_buffer *value) {
-	aipg_write_set *writes = aipg_transaction_writes();
-	aipg_written_key *written = writes == NULL ? NULL : aipg_write_set_find(writes, key);
+	aipg_write own;
 
-	if (written != NULL) {
-		if (!written->newest->is_delete) {
-			set_buffer(value, written->newest);
+	if (find_own(key, AIPG_ALL_COMMANDS, &own)) {
+		if (!own.is_delete) {
+			set_buffer(value, &own);
 		}
-		return !written->newest->is_delete;
+		return !own.is_delete;
 	}
 	return aipg_newest_committed(key, value).found;
 }
@@ -94,10 +94,10 @@ struct aipg_cursor {
 	bool backwards;
 	bool started;
 	aidb_iterator *stored;
-	bool stored_used; /* the iterator stands on a row that has been handed out or passed over */
-	aipg_write_set *writes;
-	aipg_written_key *own;   /* the next own key */
-	const aipg_write *write; /* and what is visible of it */
+	bool stored_used;           /* the iterator stands on a row that has been handed out or passed over */
+	aipg_write_cursor *written; /* NULL: there are no own writes */
+	const aipg_write *own;      /* the next of them; NULL: none */
+	bool own_used;              /* it has been handed out or passed over */
 	MemoryContextCallback callback;
 };
 
@@ -129,7 +129,11 @@ aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, aidb_slic
 	cursor->lower = copy_slice(lower);
 	cursor->upper = copy_slice(upper);
 	cursor->backwards = backwards;
-	cursor->writes = aipg_transaction_writes();
+	if (aipg_transaction_writes() != NULL) {
+		cursor->written =
+			aipg_write_cursor_open(aipg_transaction_writes(), cursor->lower, cursor->upper, backwards, view->command);
+		cursor->own_used = true;
+	}
 	options = read_options(view);
 	options.lower = cursor->lower;
 	options.upper = cursor->upper;
@@ -146,37 +150,6 @@ void aipg_cursor_close(aipg_cursor *cursor) {
 	free_cursor(cursor);
 }
 
-static int compare_slices(aidb_slice a, aidb_slice b) {
-	int order = memcmp(a.data, b.data, Min(a.size, b.size));
-
-	return order != 0 ? order : (a.size > b.size) - (a.size < b.size);
-}
-
-/* Moves on to an own key that is visible and within the bounds, `own` being the first candidate. */
-static void settle_own(aipg_cursor *cursor, aipg_written_key *own) {
-	cursor->write = NULL;
-	for (cursor->own = own; cursor->own != NULL; cursor->own = own) {
-		aidb_slice key = aipg_written_key_slice(own);
-
-		if (cursor->backwards ? cursor->lower.data != NULL && compare_slices(key, cursor->lower) < 0
-							  : cursor->upper.data != NULL && compare_slices(key, cursor->upper) >= 0) {
-			cursor->own = NULL;
-			return;
-		}
-		cursor->write = aipg_write_visible(own, cursor->view.command);
-		if (cursor->write != NULL) {
-			return;
-		}
-		own = cursor->backwards ? aipg_write_set_seek_below(cursor->writes, key) : aipg_write_set_next(own);
-	}
-}
-
-static void next_own(aipg_cursor *cursor) {
-	settle_own(cursor, cursor->backwards
-						   ? aipg_write_set_seek_below(cursor->writes, aipg_written_key_slice(cursor->own))
-						   : aipg_write_set_next(cursor->own));
-}
-
 static void start(aipg_cursor *cursor) {
 	cursor->started = true;
 	if (cursor->backwards) {
@@ -184,9 +157,12 @@ static void start(aipg_cursor *cursor) {
 	} else {
 		aidb_iterator_seek_first(cursor->stored);
 	}
-	if (cursor->writes != NULL) {
-		settle_own(cursor, cursor->backwards ? aipg_write_set_seek_below(cursor->writes, cursor->upper)
-											 : aipg_write_set_seek(cursor->writes, cursor->lower));
+}
+
+static void advance_own(aipg_cursor *cursor) {
+	if (cursor->own_used) {
+		cursor->own = aipg_write_cursor_next(cursor->written);
+		cursor->own_used = false;
 	}
 }
 
@@ -219,7 +195,7 @@ static int which_first(const aipg_cursor *cursor) {
 	if (!aidb_iterator_valid(cursor->stored)) {
 		return 1;
 	}
-	order = compare_slices(aidb_iterator_key(cursor->stored), aipg_written_key_slice(cursor->own));
+	order = aipg_compare_keys(aidb_iterator_key(cursor->stored), cursor->own->key);
 	return cursor->backwards ? -order : order;
 }
 
@@ -229,9 +205,9 @@ bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value) {
 	}
 	for (;;) {
 		int first;
-		const aipg_write *write;
 
 		advance_stored(cursor);
+		advance_own(cursor);
 		if (cursor->own == NULL && !aidb_iterator_valid(cursor->stored)) {
 			return false;
 		}
@@ -244,27 +220,16 @@ bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value) {
 			*value = aidb_iterator_value(cursor->stored);
 			return true;
 		}
-		write = cursor->write;
-		*key = aipg_written_key_slice(cursor->own);
-		next_own(cursor);
-		if (!write->is_delete) {
-			*value = (aidb_slice){write->value, write->value_bytes};
+		cursor->own_used = true;
+		if (!cursor->own->is_delete) {
+			*key = cursor->own->key;
+			*value = cursor->own->value;
 			return true;
 		}
 	}
 }
 
 /* ---- Writes -------------------------------------------------------------------------------------------- */
-
-/* Notes what the first write to a key builds on. */
-static void begin_key(aipg_written_key *written, Oid relation, aidb_sequence expected, aidb_sequence as_of,
-					  bool inserted, bool blind) {
-	written->relation = relation;
-	written->expected = expected;
-	written->as_of = as_of;
-	written->inserted = inserted;
-	written->blind = blind;
-}
 
 /* A single write must fit a record of the log by itself. Refused where it is made, not at commit. */
 static void check_size(aidb_slice key, aidb_slice value) {
@@ -285,24 +250,23 @@ static void check_size(aidb_slice key, aidb_slice value) {
 
 aipg_outcome aipg_insert(Oid relation, aidb_slice key, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
-	aipg_written_key *written = aipg_write_set_find(writes, key);
 	CommandId command = GetCurrentCommandId(true);
+	aipg_key_facts facts;
+	aipg_write own;
 
 	check_size(key, value);
-	if (written != NULL) {
-		if (!written->newest->is_delete) {
+	if (aipg_write_set_find(writes, key, AIPG_ALL_COMMANDS, &own)) {
+		if (!own.is_delete) {
 			return AIPG_DUPLICATE;
 		}
+		facts = own.facts;
 	} else {
-		aidb_sequence as_of = aidb_current_sequence(aipg_store());
-
+		facts = (aipg_key_facts){.relation = relation, .as_of = aidb_current_sequence(aipg_store()), .inserted = true};
 		if (aipg_newest_committed(key, NULL).found) {
 			return AIPG_DUPLICATE;
 		}
-		written = aipg_write_set_key(writes, key);
-		begin_key(written, relation, 0, as_of, true, false);
 	}
-	aipg_write_set_add(writes, written, command, false, value);
+	aipg_write_set_add(writes, key, &facts, command, false, value);
 	return AIPG_DONE;
 }
 
@@ -313,31 +277,31 @@ static bool is_newer_than(const aipg_newest *newest, const aipg_view *view) {
 
 static aipg_outcome change(const aipg_view *view, Oid relation, aidb_slice key, bool is_delete, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
-	aipg_written_key *written = aipg_write_set_find(writes, key);
 	CommandId command = GetCurrentCommandId(true);
+	aipg_key_facts facts;
+	aipg_write own;
 
 	check_size(key, value);
-	if (written != NULL) {
-		if (written->newest->command > view->command) {
+	if (aipg_write_set_find(writes, key, AIPG_ALL_COMMANDS, &own)) {
+		if (own.command > view->command) {
 			return AIPG_TRIGGER_MODIFIED;
 		}
-		if (written->newest->command == view->command || written->newest->is_delete) {
+		if (own.command == view->command || own.is_delete) {
 			return AIPG_SELF_MODIFIED;
 		}
+		facts = own.facts;
 	} else {
 		aidb_sequence as_of = aidb_current_sequence(aipg_store());
 		aipg_newest newest = aipg_newest_committed(key, NULL);
-
 		bool newer = is_newer_than(&newest, view);
 
 		aipg_raise_deferred();
 		if (newer) {
 			return AIPG_CONFLICT;
 		}
-		written = aipg_write_set_key(writes, key);
-		begin_key(written, relation, newest.version, as_of, false, false);
+		facts = (aipg_key_facts){.relation = relation, .expected = newest.version, .as_of = as_of};
 	}
-	aipg_write_set_add(writes, written, command, is_delete, value);
+	aipg_write_set_add(writes, key, &facts, command, is_delete, value);
 	return AIPG_DONE;
 }
 
@@ -351,14 +315,14 @@ aipg_outcome aipg_delete(const aipg_view *view, Oid relation, aidb_slice key) {
 
 static void write_blind(Oid relation, aidb_slice key, bool is_delete, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
-	aipg_written_key *written;
+	aipg_key_facts facts = {.relation = relation, .blind = true};
+	aipg_write own;
 
 	check_size(key, value);
-	written = aipg_write_set_key(writes, key);
-	if (written->newest == NULL) {
-		begin_key(written, relation, 0, 0, false, true);
+	if (aipg_write_set_find(writes, key, AIPG_ALL_COMMANDS, &own)) {
+		facts = own.facts;
 	}
-	aipg_write_set_add(writes, written, GetCurrentCommandId(true), is_delete, value);
+	aipg_write_set_add(writes, key, &facts, GetCurrentCommandId(true), is_delete, value);
 }
 
 void aipg_put(Oid relation, aidb_slice key, aidb_slice value) {
