@@ -43,8 +43,7 @@ static Size memory_limit(void) {
 	return (Size)maintenance_work_mem * 1024;
 }
 
-aipg_write_set *aipg_write_set_create(MemoryContext parent) {
-	MemoryContext context = AllocSetContextCreate(parent, "AiDb write set", ALLOCSET_SMALL_SIZES);
+aipg_write_set *aipg_write_set_create(MemoryContext context) {
 	aipg_write_set *set = MemoryContextAllocZero(context, sizeof(*set));
 
 	set->context = context;

@@ -15,9 +15,9 @@
 
 typedef struct aipg_write_set aipg_write_set;
 
-/* In its own memory context below `parent`, which is to live until the end of the transaction. */
-extern aipg_write_set *aipg_write_set_create(MemoryContext parent);
-/* At the end of the transaction: removes its files. Never raises; the memory goes with `parent`. NULL is fine. */
+/* In `context`, which is to live until the end of the transaction. */
+extern aipg_write_set *aipg_write_set_create(MemoryContext context);
+/* At the end of the transaction: removes its files. Never raises; the memory goes with its context. NULL is fine. */
 extern void aipg_write_set_close(aipg_write_set *set);
 
 /*
