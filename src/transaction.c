@@ -140,7 +140,7 @@ static bool fits_one_batch(void) {
 	return bytes <= limit;
 }
 
-/* Fills the batch with `write` and what the cursor has after it, up to the limit; the first that found no room, or NULL. */
+/* Fills the batch with `write` and what the cursor has after it, up to the limit; the first without room, or NULL. */
 static const aipg_write *fill_batch(aidb_batch *batch, aipg_write_cursor *cursor, const aipg_write *write) {
 	size_t limit = aidb_max_batch_bytes(aipg_store());
 

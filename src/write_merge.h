@@ -1,6 +1,6 @@
 /*
- * write_merge.h: the writes of several runs in one order: by key, those to one key from the newest to the oldest; or all
- * the other way round.
+ * write_merge.h: the writes of several runs in one order: by key, those to one key from the newest to the oldest; or
+ * all the other way round.
  */
 #ifndef AIPG_WRITE_MERGE_H
 #define AIPG_WRITE_MERGE_H

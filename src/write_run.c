@@ -3,8 +3,8 @@
  *
  *     header (entry_header), key, value, uint32 bytes of all this
  *
- * The last field is for reading backwards. Nothing outlives the process, so there are no checksums and the byte order is
- * the machine's.
+ * The last field is for reading backwards. Nothing outlives the process, so there are no checksums and the byte order
+ * is the machine's.
  */
 #include "write_run.h"
 

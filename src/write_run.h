@@ -1,8 +1,8 @@
 /*
  * write_run.h: a sorted run: writes in a temporary file, by key, and those to one key from the newest to the oldest.
  *
- * Memory that a run takes: an index of some of its keys, which thins out as the run grows (entries further apart, so that
- * a look-up reads more), and perhaps a filter of its keys. Both are limited by who makes it.
+ * Memory that a run takes: an index of some of its keys, which thins out as the run grows (entries further apart, so
+ * that a look-up reads more), and perhaps a filter of its keys. Both are limited by who makes it.
  *
  * The file is PostgreSQL's (temp_tablespaces, temp_file_limit and log_temp_files apply) and belongs to the top-level
  * transaction: it outlives statements and savepoints, and the end of the transaction or of the process removes it.
@@ -36,8 +36,8 @@ extern bool aipg_write_run_is_cut(const aipg_write_run *run);
 
 /*
  * Adds to the end of a run, in order. What was added counts from aipg_write_run_finish on. Until then the run is as it
- * was; a writer that raised an error is given up by aipg_write_run_cancel, and its memory goes with the context in which
- * it was made.
+ * was; a writer that raised an error is given up by aipg_write_run_cancel, and its memory goes with the context in
+ * which it was made.
  */
 typedef struct aipg_write_run_writer aipg_write_run_writer;
 

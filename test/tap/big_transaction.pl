@@ -1,8 +1,8 @@
-# Transactions that write more than the memory they may use for it: what they see, savepoints, cursors, commit, rollback,
-# no room for temporary files, a crash in the middle; and that neither memory nor files are left.
+# Transactions that write more than the memory they may use for it: what they see, savepoints, cursors, commit,
+# rollback, no room for temporary files, a crash in the middle; and that neither memory nor files are left.
 #
-# AIDB_BIG_ROWS=20000000 makes the first part a long test: so many rows, of a transaction with the server's own settings;
-# it prints time and memory (give TEST_TIMEOUT to test/run). AIDB_SEED replays the random part.
+# AIDB_BIG_ROWS=20000000 makes the first part a long test: so many rows, of a transaction with the server's own
+# settings; it prints time and memory (give TEST_TIMEOUT to test/run). AIDB_SEED replays the random part.
 use strict;
 use warnings;
 use AidbNode;
@@ -21,7 +21,7 @@ my $node = AidbNode->launch('main', memory => $long ? '256MB' : '32MB',
 my $session = AidbSession->connect($node);
 my ($pid) = $session->rows('SELECT pg_backend_pid()');
 
-# ---- Tools -------------------------------------------------------------------------------------------------------
+# ---- Tools ------------------------------------------------------------------------------------------------------
 
 # SQL that must work; its rows, joined.
 sub ask {
@@ -53,7 +53,7 @@ sub peak_mb {
 	return int(($kb{VmHWM} - $kb{RssShmem} - $kb{RssFile}) / 1024);
 }
 
-# ---- One big transaction ---------------------------------------------------------------------------------------------
+# ---- One big transaction ----------------------------------------------------------------------------------------
 
 # A number without a common factor with the rows takes them in an order that jumps about.
 sub insert_rows {
@@ -116,7 +116,7 @@ ask('ROLLBACK');
 is(temporary_files(), 0, 'no temporary file is left after a rollback');
 is(ask($sum), $expected, 'nothing of it is left either');
 
-# ---- Cursors -------------------------------------------------------------------------------------------------------
+# ---- Cursors ----------------------------------------------------------------------------------------------------
 
 ask('CREATE FOREIGN TABLE walk (k bigint PRIMARY KEY, v text) SERVER aidb');
 for my $order ('', 'DESC') {
@@ -138,7 +138,7 @@ for my $order ('', 'DESC') {
 	ask('ROLLBACK');
 }
 
-# ---- Savepoints ------------------------------------------------------------------------------------------------------
+# ---- Savepoints -------------------------------------------------------------------------------------------------
 
 # Rows in the order of their keys, which one file takes.
 sub append {
@@ -208,7 +208,7 @@ ask('COMMIT');
 is(ask('SELECT count(*) FROM walk'), 4000, '... and committed');
 ask('DELETE FROM walk');
 
-# ---- A random transaction, on a heap table and an AiDb table alike ---------------------------------------------------
+# ---- A random transaction, on a heap table and an AiDb table alike ----------------------------------------------
 
 my $seed = $ENV{AIDB_SEED} // int rand 2**31;
 note "AIDB_SEED=$seed";
@@ -243,8 +243,10 @@ sub condition {
 
 my @savepoints; # each with the cursors that are open in it
 my @changes = (
-	sub { both(sprintf 'INSERT INTO T SELECT k, repeat(md5((k + %d)::text), 8) FROM generate_series(1, %d) k
-		WHERE %s AND NOT EXISTS (SELECT FROM T old WHERE old.k = g.k)' =~ s/\) k\n/) AS g(k)\n/r, $step, $universe, condition()) },
+	sub {
+		both(sprintf 'INSERT INTO T SELECT k, repeat(md5((k + %d)::text), 8) FROM generate_series(1, %d) new(k)
+			WHERE %s AND NOT EXISTS (SELECT FROM T old WHERE old.k = new.k)', $step, $universe, condition());
+	},
 	sub { both(sprintf 'UPDATE T SET v = repeat(md5((k + %d)::text), 8) WHERE %s', $step, condition()) },
 	sub { both(sprintf 'UPDATE T SET k = k + %d WHERE %s', $universe * ($step + 1), condition()) },
 	sub { both('DELETE FROM T WHERE ' . condition()) },
@@ -306,7 +308,7 @@ for (1 .. $ENV{AIDB_RANDOM_TRANSACTIONS} // 6) {
 is($wrong, undef, "random transactions see and leave the same as on a heap table (AIDB_SEED=$seed)");
 is(temporary_files(), 0, '... without temporary files afterwards');
 
-# ---- Errors -----------------------------------------------------------------------------------------------------------
+# ---- Errors -----------------------------------------------------------------------------------------------------
 
 my $more = 30_000;
 ask("SET temp_file_limit = '2MB'");
@@ -344,7 +346,7 @@ is(ask("SELECT count(*) FROM item WHERE k >= $rows * 10"), 0, '... and leaves no
 ask('COMMIT');
 is(temporary_files(), 0, '... no file either');
 
-# ---- A crash -----------------------------------------------------------------------------------------------------------
+# ---- A crash ----------------------------------------------------------------------------------------------------
 
 ask('BEGIN');
 ask(insert_rows($rows * 10, $more));
