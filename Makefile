@@ -3,14 +3,16 @@
 #   CC=clang                            another compiler
 #   CFLAGS='-O0 -g'                     other optimisation; the flags that the code needs are added to it
 #   WERROR=                             warnings do not stop the build
-#   SANITIZE=address,undefined|thread   engine and unit tests under a sanitizer, in a build directory of their own
+#   SANITIZE=address,undefined|thread   under sanitizers, with ASSERT=1, in a build directory of its own
+#   ASSERT=1                            with the assertions of src/ and PostgreSQL's headers; the engine's are always on
 #   TESTS='test_block types'            only these tests
 #   PG_CONFIG=/path/to/pg_config        another PostgreSQL 15
 #   DESTDIR=, PREFIX=/usr/local         where `install` puts the engine; the extension goes where PostgreSQL wants it
 
 comma := ,
 SANITIZE ?=
-BUILD ?= build$(if $(SANITIZE),/$(subst $(comma),-,$(SANITIZE)))
+ASSERT ?= $(if $(SANITIZE),1)
+BUILD ?= build$(if $(SANITIZE),/$(subst $(comma),-,$(SANITIZE)),$(if $(ASSERT),/assert))
 PREFIX ?= /usr/local
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 
@@ -38,30 +40,36 @@ BENCH_PROGRAMS := $(call program,bench/*.c)
 FUZZ_PROGRAMS := $(call program,fuzz/*.c)
 PROGRAM_OBJECTS := $(addsuffix .o,$(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(FUZZ_PROGRAMS))
 
-# A sanitized build cannot be loaded into a server that is not sanitized itself.
-SUITES := deps build $(if $(SANITIZE),unit model,install unit model regress isolation tap)
+# Builds for tests only: what tests them on a server makes a copy of it, with them installed.
+FOR_TESTS := $(or $(SANITIZE),$(ASSERT))
+# PostgreSQL's processes share memory in a way that the thread sanitizer knows nothing of.
+NO_SERVER := $(findstring thread,$(SANITIZE))
+SERVER_SUITES := $(if $(NO_SERVER),,regress isolation tap $(if $(FOR_TESTS),,sanitized))
+SUITES := deps build $(if $(FOR_TESTS),,install) unit model $(SERVER_SUITES)
 SUBMAKE = $(MAKE) --no-print-directory
 EXTENSION_MAKE = mkdir -p $(BUILD)/extension/src && $(SUBMAKE) -C $(BUILD)/extension -f $(CURDIR)/extension.mk \
-	VPATH=$(CURDIR) with_llvm=no PG_CONFIG=$(PG_CONFIG) CC='$(CC)' AIDB_CFLAGS='$(CFLAGS) $(WARNINGS)' \
-	AIDB_ENGINE=$(abspath $(BUILD)/libaidb.a)
-TEST_RUN = MAKE='$(MAKE)' BUILD='$(BUILD)' PG_CONFIG='$(PG_CONFIG)' TESTS='$(TESTS)' test/run
+	VPATH=$(CURDIR) with_llvm=no PG_CONFIG=$(PG_CONFIG) CC='$(CC)' AIDB_CFLAGS='$(CFLAGS) $(WARNINGS) \
+	$(SANITIZER) $(if $(ASSERT),-DUSE_ASSERT_CHECKING)' AIDB_ENGINE=$(abspath $(BUILD)/libaidb.a)
+TEST_RUN = MAKE='$(MAKE)' BUILD='$(BUILD)' PG_CONFIG='$(PG_CONFIG)' TESTS='$(TESTS)' \
+	FOR_TESTS='$(FOR_TESTS)' test/run
 SOURCES = $(wildcard $(foreach dir,engine/*/ src/ cluster/ test/*/ bench/ fuzz/ examples/,$(dir)*.c $(dir)*.h))
 
 .DEFAULT_GOAL := help
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: help deps all engine extension install uninstall tests check installcheck test demo demo-run demo-stop bench \
-	lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz fuzz-run clean needs-server FORCE
+.PHONY: help deps all engine extension install uninstall tests check installcheck installcheck-sanitized test \
+	demo demo-run demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz \
+	fuzz-run clean installable needs-server server-copy FORCE
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-13s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-22s %s\n", $$1, $$2}'
 
 deps: ## install the Debian 12 packages that building and testing need (as root)
 	@test/support/deps
 
 # ---- Building ----------------------------------------------------------------------------------------------
 
-all: engine $(if $(SANITIZE),,extension) ## build the engine library and the extension
+all: engine $(if $(NO_SERVER),,extension) ## build the engine library and the extension
 
 engine: $(BUILD)/libaidb.a $(BUILD)/$(SONAME) $(BUILD)/aidb.pc ## build libaidb.a, libaidb.so.1 and aidb.pc
 
@@ -105,7 +113,7 @@ $(FUZZ_PROGRAMS): %: %.o $(BUILD)/libaidb.a
 
 # ---- Installing --------------------------------------------------------------------------------------------
 
-install: needs-server all ## install the extension into PostgreSQL and the engine below PREFIX (as root)
+install: installable all ## install the extension into PostgreSQL and the engine below PREFIX (as root)
 	@+$(EXTENSION_MAKE) install
 	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
 	install -m 644 $(BUILD)/libaidb.a $(DESTDIR)$(PREFIX)/lib/
@@ -115,12 +123,20 @@ install: needs-server all ## install the extension into PostgreSQL and the engin
 	install -m 644 engine/include/aidb.h $(DESTDIR)$(PREFIX)/include/
 	$(if $(DESTDIR),,ldconfig)
 
-uninstall: needs-server ## remove what install has put there
+uninstall: installable ## remove what install has put there
 	@+$(EXTENSION_MAKE) uninstall
 	cd $(DESTDIR)$(PREFIX) && rm -f lib/libaidb.a lib/$(SONAME) lib/libaidb.so lib/pkgconfig/aidb.pc include/aidb.h
 
+installable:
+	@$(if $(FOR_TESTS),echo "a build for tests is not installed: leave SANITIZE and ASSERT away" >&2; exit 1,:)
+
 needs-server:
-	@$(if $(SANITIZE),echo "a sanitized build cannot be loaded into a server: leave SANITIZE away" >&2; exit 1,:)
+	@$(if $(NO_SERVER),echo "a server cannot run under the thread sanitizer: use make check" >&2; exit 1,:)
+
+# A copy of the server in the folder COPY with this build of the extension, for test/run.
+server-copy: all
+	@PG_CONFIG='$(PG_CONFIG)' SANITIZE='$(SANITIZE)' CC='$(CC)' test/support/copy-server '$(COPY)'
+	@+$(EXTENSION_MAKE) install PG_CONFIG='$(COPY)/pg_config'
 
 # ---- Testing -----------------------------------------------------------------------------------------------
 
@@ -129,6 +145,9 @@ check: tests ## run the tests that need no server: unit and model
 
 installcheck: needs-server ## run SQL, isolation and TAP tests on servers of their own, against what is installed
 	@+$(TEST_RUN) regress isolation tap
+
+installcheck-sanitized: ## the same under the address and undefined behaviour sanitizers, in a copy of PostgreSQL
+	@+$(SUBMAKE) installcheck SANITIZE=address,undefined
 
 test: ## everything from nothing: deps, build, install, all tests
 	@+$(TEST_RUN) $(SUITES)

@@ -117,9 +117,9 @@ ANALYZE task;
 SELECT reltuples FROM pg_class WHERE oid = 'task'::regclass;
 RESET default_statistics_target;
 
--- row locks are refused, never ignored
+-- row locks
 SELECT id FROM task WHERE done AND id = 3 FOR UPDATE;
-SELECT name FROM device JOIN reading ON device = id FOR SHARE;
+SELECT name FROM device JOIN reading ON device = id ORDER BY taken DESC, id LIMIT 2 FOR SHARE;
 SELECT name, value FROM device JOIN reading ON device = id AND taken = at ORDER BY name FOR UPDATE OF device;
 
 DROP FOREIGN TABLE reading, word, task;

@@ -135,15 +135,22 @@ UPDATE item SET v = 'told' WHERE id = 11;
 COMMIT;
 SELECT v FROM item WHERE id = 11;
 
--- refused, and never something weaker instead
-BEGIN ISOLATION LEVEL SERIALIZABLE;
-SELECT * FROM item;
-ROLLBACK;
+-- two phases
 BEGIN;
 INSERT INTO item VALUES (500, 'x');
 PREPARE TRANSACTION 'p';
 SELECT count(*) FROM item WHERE id = 500;
 SELECT * FROM item WHERE id = 11 FOR UPDATE;
+SELECT * FROM item WHERE id = 11 FOR UPDATE SKIP LOCKED;
+COMMIT PREPARED 'p';
+SELECT count(*) FROM item WHERE id = 500;
+BEGIN;
+DELETE FROM item WHERE id = 500;
+PREPARE TRANSACTION 'p';
+ROLLBACK PREPARED 'p';
+DELETE FROM item WHERE id = 500;
+
+-- refused, and never something weaker instead
 BEGIN READ ONLY;
 SELECT count(*) FROM item WHERE id = 11;
 INSERT INTO item VALUES (500, 'x');

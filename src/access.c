@@ -2,14 +2,16 @@
 
 #include "access/xact.h"
 #include "host.h"
+#include "key_codec.h"
 #include "miscadmin.h"
+#include "predicate.h"
+#include "row_codec.h"
+#include "row_lock.h"
 #include "transaction.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "view.h"
 #include "write_cursor.h"
-
-void (*aipg_report_duplicate)(Oid relation, aidb_slice key) = NULL;
 
 /* ---- Buffers ------------------------------------------------------------------------------------------- */
 
@@ -50,6 +52,10 @@ static bool find_own(aidb_slice key, CommandId below, aipg_write *own) {
 	return writes != NULL && aipg_write_set_find(writes, key, below, own);
 }
 
+static bool newest_own(aidb_slice key, aipg_write *own) {
+	return find_own(key, AIPG_ALL_COMMANDS, own);
+}
+
 bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
 	aidb_read_options options = read_options(view);
 	aipg_write own;
@@ -61,8 +67,10 @@ bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
 		}
 		return !own.is_delete;
 	}
+	aipg_predicate_read_key(view, key, &options);
 	rc = aidb_get(aipg_store(), &options, key, value, NULL);
 	aipg_raise_deferred();
+	aipg_predicate_check_reads(view);
 	if (rc != AIDB_OK && rc != AIDB_NOT_FOUND) {
 		aipg_raise(rc, "could not read from the AiDb store");
 	}
@@ -72,13 +80,13 @@ bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
 bool aipg_get_latest(aidb_slice key, aidb_buffer *value) {
 	aipg_write own;
 
-	if (find_own(key, AIPG_ALL_COMMANDS, &own)) {
-		if (!own.is_delete) {
-			set_buffer(value, &own);
-		}
-		return !own.is_delete;
+	if (!newest_own(key, &own)) {
+		return aipg_newest_committed(key, value).found;
 	}
-	return aipg_newest_committed(key, value).found;
+	if (!own.is_delete) {
+		set_buffer(value, &own);
+	}
+	return !own.is_delete;
 }
 
 /* ---- Cursors ------------------------------------------------------------------------------------------- */
@@ -137,6 +145,7 @@ aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, aidb_slic
 	options = read_options(view);
 	options.lower = cursor->lower;
 	options.upper = cursor->upper;
+	aipg_predicate_read_range(view, lower, upper, &options);
 	rc = aidb_iterator_create(db, &options, &cursor->stored);
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not scan the AiDb store");
@@ -168,6 +177,7 @@ static void advance_own(aipg_cursor *cursor) {
 
 static void check_stored(aipg_cursor *cursor) {
 	aipg_raise_deferred();
+	aipg_predicate_check_reads(&cursor->view);
 	if (!aidb_iterator_valid(cursor->stored) && aidb_iterator_status(cursor->stored) != AIDB_OK) {
 		aipg_raise(aidb_iterator_status(cursor->stored), "could not scan the AiDb store");
 	}
@@ -229,6 +239,212 @@ bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value) {
 	}
 }
 
+/* ---- Locking ------------------------------------------------------------------------------------------- */
+
+static bool is_newer_than(const aipg_newest *newest, const aipg_view *view) {
+	bool newer =
+		newest->version > view->sequence || (newest->tag != 0 && !aipg_tag_visible(view->snapshot, newest->tag));
+
+	aipg_raise_deferred();
+	return newer;
+}
+
+static void refuse_newer(const char *what) {
+	if (IsolationUsesXactSnapshot()) {
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("could not serialize access due to concurrent %s", what),
+						errhint("The transaction might succeed if retried.")));
+	}
+}
+
+static aidb_slice contents(const aidb_buffer *buffer) {
+	return (aidb_slice){buffer->data, buffer->size};
+}
+
+/*
+ * The deletion of a row that has got another key bears a note: the incarnation of the row under the new key (u64, in the
+ * machine's byte order), and that key.
+ */
+static void read_note(const aidb_buffer *note, uint64 *incarnation, StringInfo key) {
+	if (note->size < sizeof(*incarnation) + AIPG_KEY_PREFIX_BYTES) {
+		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("malformed deletion in the AiDb store")));
+	}
+	memcpy(incarnation, note->data, sizeof(*incarnation));
+	resetStringInfo(key);
+	appendBinaryStringInfo(key, note->data + sizeof(*incarnation), (int)(note->size - sizeof(*incarnation)));
+}
+
+/* A row that is locked, and what is known of the one that the view saw. */
+typedef struct locked_row {
+	const aipg_view *view;
+	LockTupleMode mode;
+	aidb_buffer *current;
+	bool followed; /* it was found by a note */
+	uint64 incarnation;
+	StringInfo moved;
+} locked_row;
+
+/* The incarnation of what the view sees under the key, read into *seen. False when it sees nothing. */
+static bool see_incarnation(const locked_row *row, aidb_slice key, aidb_buffer *seen, uint64 *incarnation) {
+	if (row->followed) {
+		*incarnation = row->incarnation;
+		return true;
+	}
+	if (!aipg_get(row->view, key, seen)) {
+		return false;
+	}
+	*incarnation = aipg_row_incarnation(contents(seen));
+	return true;
+}
+
+/* Another row has the key now. */
+static aipg_row_state judge_other(uint64 incarnation) {
+	if ((incarnation & AIPG_INCARNATION_AFTER_MOVE) != 0) {
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("could not serialize access due to concurrent update"),
+						errdetail("The row has got another key meanwhile, and another row has got its key."),
+						errhint("The transaction might succeed if retried.")));
+	}
+	refuse_newer("delete");
+	return AIPG_ROW_GONE;
+}
+
+/* The row has been committed after the view. Is it the one that the view sees? */
+static aipg_row_state judge_newer(locked_row *row, aidb_slice key) {
+	aidb_buffer *seen = aipg_buffer_create();
+	uint64 now = aipg_row_incarnation(contents(row->current));
+	aipg_row_state state = AIPG_ROW_NEWER;
+	uint64 before = 0;
+
+	if (!see_incarnation(row, key, seen, &before) || before != now) {
+		state = judge_other(now);
+	} else if (row->mode == LockTupleKeyShare && !row->followed) {
+		state = AIPG_ROW_SAME;
+		if (aidb_buffer_set(row->current, contents(seen)) != AIDB_OK) {
+			aipg_raise(AIDB_NO_MEMORY, "could not read from the AiDb store");
+		}
+	} else {
+		refuse_newer("update");
+	}
+	aidb_buffer_free(seen);
+	return state;
+}
+
+/* What has become of a row that another transaction may have changed. *again: it is to be looked for under its new key. */
+static aipg_row_state judge_committed(locked_row *row, aidb_slice key, bool *again) {
+	aipg_newest newest;
+
+	row->current->size = 0;
+	newest = aipg_newest_committed(key, row->current);
+	*again = !newest.found && row->current->size > 0;
+	if (*again) {
+		refuse_newer("update");
+		read_note(row->current, &row->incarnation, row->moved);
+		row->followed = true;
+		return AIPG_ROW_GONE;
+	}
+	if (!newest.found) {
+		refuse_newer("delete");
+		return AIPG_ROW_GONE;
+	}
+	return row->followed || is_newer_than(&newest, row->view) ? judge_newer(row, key) : AIPG_ROW_SAME;
+}
+
+static aipg_row_state judge_own(const aipg_view *view, const aipg_write *own, aidb_buffer *current) {
+	if (own->command >= view->command) {
+		return own->command > view->command ? AIPG_ROW_TRIGGER_MODIFIED : AIPG_ROW_SELF_MODIFIED;
+	}
+	if (own->is_delete) {
+		return AIPG_ROW_GONE;
+	}
+	set_buffer(current, own);
+	return AIPG_ROW_SAME;
+}
+
+/* Locks the key, and judges the row under it unless it is the transaction's own. */
+static aipg_row_state lock_key(locked_row *row, Oid relation, aidb_slice key, LockWaitPolicy policy, bool *again) {
+	aipg_write own;
+	bool is_own = newest_own(key, &own);
+	aipg_row_state state = AIPG_ROW_SAME;
+	aipg_row_lock lock;
+
+	if (is_own) {
+		state = row->followed ? AIPG_ROW_GONE : judge_own(row->view, &own, row->current);
+	}
+	if (state != AIPG_ROW_SAME) {
+		return state;
+	}
+	if (!aipg_row_lock_take(relation, key, row->mode, policy, &lock)) {
+		return AIPG_ROW_BUSY;
+	}
+	if (!is_own) {
+		state = judge_committed(row, key, again);
+	}
+	if (state == AIPG_ROW_GONE) {
+		aipg_row_lock_undo(&lock);
+	}
+	return state;
+}
+
+aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+							 LockWaitPolicy policy, aidb_buffer *current, StringInfo moved) {
+	locked_row row = {.view = view, .mode = mode, .current = current, .moved = moved};
+	aipg_row_state state;
+	bool again;
+
+	aipg_transaction_check_open();
+	resetStringInfo(moved);
+	do {
+		again = false;
+		state = lock_key(&row, relation, key, policy, &again);
+		key = (aidb_slice){moved->data, (size_t)moved->len};
+	} while (again);
+	return state;
+}
+
+aipg_row_state aipg_read_locked(const aipg_view *view, aidb_slice key, aidb_buffer *current) {
+	aipg_write own;
+
+	if (newest_own(key, &own)) {
+		return judge_own(view, &own, current);
+	}
+	return aipg_newest_committed(key, current).found ? AIPG_ROW_SAME : AIPG_ROW_GONE;
+}
+
+aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+								aidb_buffer *current) {
+	aipg_write own;
+	aipg_row_lock lock;
+	aipg_newest newest;
+
+	aipg_transaction_check_open();
+	if (newest_own(key, &own)) {
+		return judge_own(view, &own, current);
+	}
+	aipg_row_lock_take(relation, key, mode, LockWaitBlock, &lock);
+	newest = aipg_newest_committed(key, current);
+	if (!newest.found) {
+		return AIPG_ROW_GONE;
+	}
+	if (!is_newer_than(&newest, view)) {
+		return AIPG_ROW_SAME;
+	}
+	refuse_newer("update");
+	return AIPG_ROW_NEWER;
+}
+
+void aipg_check_newest_seen(const aipg_view *view, aidb_slice key) {
+	aipg_newest newest;
+	aipg_write own;
+
+	if (!newest_own(key, &own)) {
+		newest = aipg_newest_committed(key, NULL);
+		if (is_newer_than(&newest, view)) {
+			refuse_newer("update");
+		}
+	}
+}
+
 /* ---- Writes -------------------------------------------------------------------------------------------- */
 
 /* A single write must fit a record of the log by itself. Refused where it is made, not at commit. */
@@ -248,87 +464,135 @@ static void check_size(aidb_slice key, aidb_slice value) {
 	}
 }
 
-aipg_outcome aipg_insert(Oid relation, aidb_slice key, aidb_slice value) {
+/* The key is locked. `existed`: there may be a committed version of it. */
+static void add_write(Oid relation, aidb_slice key, bool existed, bool is_delete, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
-	CommandId command = GetCurrentCommandId(true);
-	aipg_key_facts facts;
-	aipg_write own;
+	aipg_key_facts facts = {.relation = relation, .existed = existed};
 
 	check_size(key, value);
-	if (aipg_write_set_find(writes, key, AIPG_ALL_COMMANDS, &own)) {
-		if (!own.is_delete) {
-			return AIPG_DUPLICATE;
-		}
-		facts = own.facts;
-	} else {
-		facts = (aipg_key_facts){.relation = relation, .as_of = aidb_current_sequence(aipg_store()), .inserted = true};
-		if (aipg_newest_committed(key, NULL).found) {
-			return AIPG_DUPLICATE;
-		}
-	}
-	aipg_write_set_add(writes, key, &facts, command, false, value);
-	return AIPG_DONE;
-}
-
-static bool is_newer_than(const aipg_newest *newest, const aipg_view *view) {
-	return !newest->found || newest->version > view->sequence ||
-		   (newest->tag != 0 && !aipg_tag_visible(view->snapshot, newest->tag));
-}
-
-static aipg_outcome change(const aipg_view *view, Oid relation, aidb_slice key, bool is_delete, aidb_slice value) {
-	aipg_write_set *writes = aipg_transaction_begin_write();
-	CommandId command = GetCurrentCommandId(true);
-	aipg_key_facts facts;
-	aipg_write own;
-
-	check_size(key, value);
-	if (aipg_write_set_find(writes, key, AIPG_ALL_COMMANDS, &own)) {
-		if (own.command > view->command) {
-			return AIPG_TRIGGER_MODIFIED;
-		}
-		if (own.command == view->command || own.is_delete) {
-			return AIPG_SELF_MODIFIED;
-		}
-		facts = own.facts;
-	} else {
-		aidb_sequence as_of = aidb_current_sequence(aipg_store());
-		aipg_newest newest = aipg_newest_committed(key, NULL);
-		bool newer = is_newer_than(&newest, view);
-
-		aipg_raise_deferred();
-		if (newer) {
-			return AIPG_CONFLICT;
-		}
-		facts = (aipg_key_facts){.relation = relation, .expected = newest.version, .as_of = as_of};
-	}
-	aipg_write_set_add(writes, key, &facts, command, is_delete, value);
-	return AIPG_DONE;
-}
-
-aipg_outcome aipg_update(const aipg_view *view, Oid relation, aidb_slice key, aidb_slice value) {
-	return change(view, relation, key, false, value);
-}
-
-aipg_outcome aipg_delete(const aipg_view *view, Oid relation, aidb_slice key) {
-	return change(view, relation, key, true, (aidb_slice){NULL, 0});
-}
-
-static void write_blind(Oid relation, aidb_slice key, bool is_delete, aidb_slice value) {
-	aipg_write_set *writes = aipg_transaction_begin_write();
-	aipg_key_facts facts = {.relation = relation, .blind = true};
-	aipg_write own;
-
-	check_size(key, value);
-	if (aipg_write_set_find(writes, key, AIPG_ALL_COMMANDS, &own)) {
-		facts = own.facts;
-	}
 	aipg_write_set_add(writes, key, &facts, GetCurrentCommandId(true), is_delete, value);
 }
 
-void aipg_put(Oid relation, aidb_slice key, aidb_slice value) {
-	write_blind(relation, key, false, value);
+static aidb_slice row_slice(StringInfo row) {
+	return (aidb_slice){row->data, (size_t)row->len};
 }
 
-void aipg_remove(Oid relation, aidb_slice key) {
-	write_blind(relation, key, true, (aidb_slice){NULL, 0});
+/* For a row that is inserted where another one was. */
+static uint64 new_incarnation(bool moved) {
+	return aidb_current_sequence(aipg_store()) | (moved ? AIPG_INCARNATION_AFTER_MOVE : 0);
+}
+
+/*
+ * Locks a key to be inserted. Returns false when a committed row has it. *incarnation is for the new row: other than 0
+ * when there was a row once, which somebody may still see.
+ */
+static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, uint64 *incarnation) {
+	static aidb_buffer note; /* kept for the next one */
+
+	for (;;) {
+		bool granted = aipg_row_lock_take_for_insert(relation, key, lock);
+		bool only_locked = !granted && !aipg_row_lock_await_writers(relation, key);
+		aipg_newest newest;
+
+		note.size = 0;
+		newest = aipg_newest_committed(key, &note);
+		if (granted && newest.found) {
+			aipg_row_lock_undo(lock);
+		}
+		if (granted || newest.found) {
+			*incarnation = newest.version == 0 ? 0 : new_incarnation(note.size > 0);
+			if (newest.found) {
+				aipg_predicate_check_duplicate(relation, key);
+			}
+			return !newest.found;
+		}
+		if (only_locked) {
+			/* who has locked it without writing it had found a row that is not there any more */
+			aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, lock);
+		}
+	}
+}
+
+bool aipg_row_exists(Oid relation, aidb_slice key) {
+	aipg_write own;
+
+	aipg_transaction_check_open();
+	if (newest_own(key, &own)) {
+		return !own.is_delete;
+	}
+	aipg_row_lock_await_writers(relation, key);
+	return aipg_newest_committed(key, NULL).found;
+}
+
+bool aipg_insert(Oid relation, aidb_slice key, StringInfo row) {
+	aipg_write own;
+	uint64 incarnation;
+	aipg_row_lock lock;
+
+	aipg_transaction_begin_write();
+	if (newest_own(key, &own)) {
+		if (!own.is_delete) {
+			return false;
+		}
+		incarnation = new_incarnation(own.value.size > 0);
+		aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
+	} else if (!lock_absent(relation, key, &lock, &incarnation)) {
+		return false;
+	}
+	aipg_row_set_incarnation(row, incarnation);
+	aipg_row_lock_note_write(&lock);
+	add_write(relation, key, false, false, row_slice(row));
+	return true;
+}
+
+void aipg_update(Oid relation, aidb_slice key, aidb_slice current, StringInfo row) {
+	aipg_row_lock lock;
+
+	aipg_row_lock_take(relation, key, LockTupleNoKeyExclusive, LockWaitBlock, &lock);
+	aipg_row_set_incarnation(row, aipg_row_incarnation(current));
+	aipg_row_lock_note_write(&lock);
+	add_write(relation, key, true, false, row_slice(row));
+}
+
+static void delete_noted(Oid relation, aidb_slice key, aidb_slice note) {
+	aipg_row_lock lock;
+
+	aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
+	aipg_row_lock_note_write(&lock);
+	add_write(relation, key, true, true, note);
+}
+
+void aipg_delete(Oid relation, aidb_slice key) {
+	delete_noted(relation, key, (aidb_slice){NULL, 0});
+}
+
+bool aipg_move(Oid relation, aidb_slice key, aidb_slice to, StringInfo row) {
+	char note[sizeof(uint64) + AIDB_MAX_KEY_BYTES];
+	uint64 incarnation;
+
+	if (!aipg_insert(relation, to, row)) {
+		return false;
+	}
+	incarnation = aipg_row_incarnation(row_slice(row));
+	memcpy(note, &incarnation, sizeof(incarnation));
+	memcpy(note + sizeof(incarnation), to.data, to.size);
+	delete_noted(relation, key, (aidb_slice){note, sizeof(incarnation) + to.size});
+	return true;
+}
+
+static void write_blind(aidb_slice key, bool is_delete, aidb_slice value) {
+	aipg_row_lock lock;
+
+	aipg_transaction_begin_write();
+	aipg_row_lock_take(InvalidOid, key, LockTupleExclusive, LockWaitBlock, &lock);
+	aipg_row_lock_note_write(&lock);
+	add_write(InvalidOid, key, true, is_delete, value);
+}
+
+void aipg_put(aidb_slice key, aidb_slice value) {
+	write_blind(key, false, value);
+}
+
+void aipg_remove(aidb_slice key) {
+	write_blind(key, true, (aidb_slice){NULL, 0});
 }

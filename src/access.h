@@ -3,8 +3,8 @@
  *
  * Everything above (scan, modify, ddl, functions) reads and writes through these functions and never calls the
  * engine itself. They give PostgreSQL's rules: a statement reads one snapshot, taken at the instant of
- * PostgreSQL's own; a transaction sees its own writes by command id; savepoints cut them back; two transactions
- * that change one key conflict.
+ * PostgreSQL's own; a transaction sees its own writes by command id; savepoints cut them back; who changes a row
+ * locks it.
  *
  * Errors are raised with ereport. Memory is the current context's unless said otherwise.
  */
@@ -14,6 +14,8 @@
 #include "postgres.h"
 
 #include "aidb.h"
+#include "lib/stringinfo.h"
+#include "nodes/lockoptions.h"
 #include "utils/snapshot.h"
 
 /* ---- The store ------------------------------------------------------------------------------------------ */
@@ -39,10 +41,15 @@ typedef struct aipg_view {
 	aidb_sequence sequence;
 	Snapshot snapshot;
 	CommandId command; /* own writes with a lower command id are seen */
+	Oid relation;      /* whose rows are read, for SERIALIZABLE; InvalidOid: latest rows, for DDL */
 } aipg_view;
 
-/* The view that belongs to a PostgreSQL snapshot: es_snapshot of an executor state, or GetActiveSnapshot(). */
-extern aipg_view aipg_view_of(Snapshot snapshot);
+/* Stands for key spaces where a relation is asked for. No relation has this id; if one ever has, it is locked with them. */
+#define AIPG_KEY_SPACES ((Oid)PG_UINT32_MAX)
+
+/* The view that belongs to a PostgreSQL snapshot: es_snapshot of an executor state, or GetActiveSnapshot(). `relation` is
+ * whose rows are to be read by it; AIPG_KEY_SPACES for key spaces. */
+extern aipg_view aipg_view_of(Snapshot snapshot, Oid relation);
 
 /* ---- Reading -------------------------------------------------------------------------------------------- */
 
@@ -66,39 +73,64 @@ extern aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, ai
 extern bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value);
 extern void aipg_cursor_close(aipg_cursor *cursor);
 
-/* ---- Writing -------------------------------------------------------------------------------------------- */
+/* ---- Locking and writing --------------------------------------------------------------------------------- */
+
+/* What has become of a row since the view was taken. */
+typedef enum aipg_row_state {
+	AIPG_ROW_SAME,             /* nothing */
+	AIPG_ROW_NEWER,            /* another transaction has changed it, and committed */
+	AIPG_ROW_GONE,             /* ... has deleted it */
+	AIPG_ROW_BUSY,             /* LockWaitSkip: another transaction holds it */
+	AIPG_ROW_SELF_MODIFIED,    /* this command has changed it already; skip it, as for a heap row */
+	AIPG_ROW_TRIGGER_MODIFIED, /* what this command set off (a trigger, a function) has: 27000 when it is to be changed */
+} aipg_row_state;
 
 /*
- * The outcome of a write to one row. The caller raises what it means in its own words, since it alone can show the
- * key as SQL.
+ * Locks the row under `key`, which the view sees, and looks what it is now: *current gets the row for AIPG_ROW_SAME and
+ * AIPG_ROW_NEWER. When another transaction has given it another key, that is in *moved, which is empty otherwise. Waits as `policy` says for who has locked it in a conflicting mode. With a transaction's
+ * snapshot (REPEATABLE READ and above) a row that others have changed raises 40001. FOR KEY SHARE is content with a row
+ * whose key is the same, and gets it as the view sees it. The lock is held until the (sub)transaction ends, but for rows
+ * that are gone.
  */
-typedef enum aipg_outcome {
-	AIPG_DONE,
-	AIPG_DUPLICATE,        /* insert: a live row has this key, committed or own */
-	AIPG_SELF_MODIFIED,    /* update, delete: this command has changed the row already; skip it, as for a heap row */
-	AIPG_TRIGGER_MODIFIED, /* update, delete: what this command set off (a trigger, a function) has: 27000 */
-	AIPG_CONFLICT,         /* update, delete: another transaction committed a newer version: 40001 */
-} aipg_outcome;
+extern aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+									LockWaitPolicy policy, aidb_buffer *current, StringInfo moved);
+
+/* The same for a row that this command has locked before, whatever it was to the view. */
+extern aipg_row_state aipg_read_locked(const aipg_view *view, aidb_slice key, aidb_buffer *current);
 
 /*
- * `relation` names the table for messages raised at commit (a key inserted concurrently, a row changed
- * concurrently); InvalidOid for key spaces. Key and value are copied. The write belongs to the current command and
- * subtransaction. Calls GetCurrentCommandId(true).
+ * Whether a row has the key, whatever the snapshot sees. Waits like an insert for a transaction that has written the key and
+ * is still open, but locks nothing.
  */
-extern aipg_outcome aipg_insert(Oid relation, aidb_slice key, aidb_slice value);
-extern aipg_outcome aipg_update(const aipg_view *view, Oid relation, aidb_slice key, aidb_slice value);
-extern aipg_outcome aipg_delete(const aipg_view *view, Oid relation, aidb_slice key);
-/* Blind writes: whatever was there. The last one to commit stands. */
-extern void aipg_put(Oid relation, aidb_slice key, aidb_slice value);
-extern void aipg_remove(Oid relation, aidb_slice key);
+extern bool aipg_row_exists(Oid relation, aidb_slice key);
+
+/*
+ * Like aipg_lock_row for whatever row has the key now, which the view need not see: the conflict of an insert. The key
+ * stays locked when the row is gone, for the insert that is then tried again.
+ */
+extern aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
+									   aidb_buffer *current);
+/* Raises 40001 when the key's row has been committed after the view: for transactions that go by one snapshot. */
+extern void aipg_check_newest_seen(const aipg_view *view, aidb_slice key);
+
+/*
+ * Writes belong to the current command and subtransaction; keys and rows are copied. `relation` names the table for
+ * messages. They call GetCurrentCommandId(true).
+ *
+ * Insert waits for a transaction that has written the key and is still open. It returns false when a live row has this
+ * key, whatever the snapshot sees. The row may get some bytes appended, see aipg_row_set_incarnation.
+ */
+extern bool aipg_insert(Oid relation, aidb_slice key, StringInfo row);
+/* After aipg_lock_row has locked the row, in a mode that is strong enough, and found it as `current`. */
+extern void aipg_update(Oid relation, aidb_slice key, aidb_slice current, StringInfo row);
+extern void aipg_delete(Oid relation, aidb_slice key);
+/* Gives the locked row under `key` the key `to`; false when a live row has that, as for an insert. */
+extern bool aipg_move(Oid relation, aidb_slice key, aidb_slice to, StringInfo row);
+/* Blind writes, of key spaces and the catalog: whatever was there. They wait for who has written the key before. */
+extern void aipg_put(aidb_slice key, aidb_slice value);
+extern void aipg_remove(aidb_slice key);
 
 /* The newest committed row or own write of any command, for catalog rows. */
 extern bool aipg_get_latest(aidb_slice key, aidb_buffer *value);
-
-/*
- * Called at commit when a key that was absent has appeared meanwhile: raises 23505 with the key in the detail.
- * Set by the modify module, since it alone can decode keys. Called inside the transaction, before its commit.
- */
-extern void (*aipg_report_duplicate)(Oid relation, aidb_slice key);
 
 #endif

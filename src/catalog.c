@@ -8,6 +8,7 @@
 #include "latest.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
+#include "predicate.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
@@ -113,13 +114,13 @@ static bool read_row(StringInfo key, uint32 *index_id) {
 static void put_row(StringInfo key, uint32 index_id) {
 	char bytes[VALUE_BYTES];
 
-	aipg_put(InvalidOid, slice_of(key), write_index_id(bytes, index_id));
+	aipg_put(slice_of(key), write_index_id(bytes, index_id));
 }
 
 static void queue_for_purge(uint32 index_id) {
 	const char version = ROW_VERSION;
 
-	aipg_put(InvalidOid, slice_of(catalog_key1(INDEX_DROPPED, index_id)), (aidb_slice){&version, 1});
+	aipg_put(slice_of(catalog_key1(INDEX_DROPPED, index_id)), (aidb_slice){&version, 1});
 }
 
 /* A cursor over the rows below a prefix as they are now: all that is committed, and own writes. */
@@ -212,6 +213,7 @@ void aipg_catalog_truncate(Oid relid) {
 	StringInfo key = table_key(MyDatabaseId, relid);
 	uint32 old;
 
+	aipg_predicate_check_truncate(relid);
 	if (read_row(key, &old)) {
 		queue_for_purge(old);
 	}
@@ -225,14 +227,20 @@ void aipg_catalog_drop(Oid relid) {
 
 	if (read_row(key, &old)) {
 		queue_for_purge(old);
-		aipg_remove(InvalidOid, slice_of(key));
+		aipg_remove(slice_of(key));
 	}
 }
 
 /* ---- Key spaces ----------------------------------------------------------------------------------------- */
 
 bool aipg_catalog_find_space(const char *name, size_t size, uint32 *index_id) {
-	return read_row(space_key(name, size), index_id);
+	StringInfo key = space_key(name, size);
+
+	if (!read_row(key, index_id)) {
+		aipg_predicate_note_read(AIPG_KEY_SPACES, slice_of(key)); /* that it is not there is an answer, too */
+		return false;
+	}
+	return true;
 }
 
 uint32 aipg_catalog_make_space(const char *name, size_t size) {
@@ -286,7 +294,7 @@ static void drop_below(StringInfo prefix) {
 		const catalog_row *row = lfirst(cell);
 
 		queue_for_purge(row->index_id);
-		aipg_remove(InvalidOid, row->key);
+		aipg_remove(row->key);
 	}
 }
 

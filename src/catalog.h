@@ -6,6 +6,7 @@
  *   2 dropped  index id (u32)                  version (u8)
  *   3 spaces   database (u32), name            version (u8), index id (u32)
  *   4 counter                                  version (u8), first index id not given out (u32)
+ *   5 prepared transactions, see prepared.h
  *
  * Numbers are big-endian. All rows but the counter are transactional: they go through the write set, so that CREATE,
  * DROP and TRUNCATE roll back with their transaction. Callers hold a lock on the relation that keeps others from
@@ -16,6 +17,7 @@
 
 #include "postgres.h"
 
+#define AIPG_INDEX_PREPARED 5
 #define AIPG_FIRST_INDEX_ID 16 /* those below are reserved */
 
 /* Called from the shared memory hooks. */

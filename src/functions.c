@@ -3,7 +3,8 @@
  *
  * A key space is an index of its own in the store with bytea keys and values, found by name in the store's catalog.
  * The functions read what the calling statement may see and write into the transaction, as statements on tables do;
- * but writes are blind: of two transactions that write one key, the last to commit stands, and neither fails.
+ * but writes are blind, whatever was there. They lock the key: of two transactions that write one, the second waits, and fails
+ * if it is SERIALIZABLE.
  */
 #include "postgres.h"
 
@@ -15,6 +16,7 @@
 #include "funcapi.h"
 #include "key_codec.h"
 #include "miscadmin.h"
+#include "row_lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -93,7 +95,9 @@ static bytea *make_bytea(const void *data, size_t size) {
 	}
 	value = palloc(size + VARHDRSZ);
 	SET_VARSIZE(value, size + VARHDRSZ);
-	memcpy(VARDATA(value), data, size);
+	if (size > 0) { /* data may be NULL */
+		memcpy(VARDATA(value), data, size);
+	}
 	return value;
 }
 
@@ -107,13 +111,13 @@ Datum aipg_sql_put(PG_FUNCTION_ARGS) {
 	refuse_null(fcinfo, 1, "key");
 	refuse_null(fcinfo, 2, "value");
 	set_key(key, make_space(PG_GETARG_TEXT_PP(0)), PG_GETARG_BYTEA_PP(1));
-	aipg_put(InvalidOid, slice_of_key(key), slice_of_varlena(PG_GETARG_BYTEA_PP(2)));
+	aipg_put(slice_of_key(key), slice_of_varlena(PG_GETARG_BYTEA_PP(2)));
 	PG_RETURN_VOID();
 }
 
 Datum aipg_sql_get(PG_FUNCTION_ARGS) {
 	StringInfo key = makeStringInfo();
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	aidb_buffer *value;
 	uint32 space;
 
@@ -130,7 +134,7 @@ Datum aipg_sql_get(PG_FUNCTION_ARGS) {
 
 Datum aipg_sql_delete(PG_FUNCTION_ARGS) {
 	StringInfo key = makeStringInfo();
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	uint32 space;
 
 	prepare_write("aidb.delete()");
@@ -143,7 +147,7 @@ Datum aipg_sql_delete(PG_FUNCTION_ARGS) {
 	if (!aipg_get(&view, slice_of_key(key), NULL)) {
 		PG_RETURN_BOOL(false);
 	}
-	aipg_remove(InvalidOid, slice_of_key(key));
+	aipg_remove(slice_of_key(key));
 	PG_RETURN_BOOL(true);
 }
 
@@ -182,7 +186,7 @@ Datum aipg_sql_batch_put(PG_FUNCTION_ARGS) {
 	for (int i = 0; i < count; i++) {
 		CHECK_FOR_INTERRUPTS();
 		set_key(key, space, (bytea *)DatumGetPointer(keys[i]));
-		aipg_put(InvalidOid, slice_of_key(key), slice_of_varlena(DatumGetPointer(values[i])));
+		aipg_put(slice_of_key(key), slice_of_varlena(DatumGetPointer(values[i])));
 	}
 	PG_RETURN_INT64(count);
 }
@@ -214,7 +218,7 @@ static void return_value_of(ReturnSetInfo *result, const aipg_view *view, uint32
 
 Datum aipg_sql_batch_get(PG_FUNCTION_ARGS) {
 	ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	aidb_buffer *buffer = aipg_buffer_create();
 	MemoryContext row_context, caller;
 	Datum *keys;
@@ -290,7 +294,7 @@ static void return_range(ReturnSetInfo *result, aipg_cursor *cursor, int64 limit
 
 Datum aipg_sql_scan(PG_FUNCTION_ARGS) {
 	ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), AIPG_KEY_SPACES);
 	aipg_cursor *cursor;
 	StringInfo lower, upper;
 	int64 limit;
@@ -369,6 +373,7 @@ Datum aipg_sql_stats(PG_FUNCTION_ARGS) {
 		return_number(result, psprintf("level%d_files", level), stats.level_files[level]);
 		return_number(result, psprintf("level%d_bytes", level), stats.level_bytes[level]);
 	}
+	return_number(result, "row_locks", aipg_row_locks_count());
 	return_number(result, "writes_off", stats.writes_off);
 	return (Datum)0;
 }

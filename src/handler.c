@@ -11,5 +11,6 @@ Datum aidb_fdw_handler(PG_FUNCTION_ARGS) {
 	aipg_plan_routines(routine);
 	aipg_scan_routines(routine);
 	aipg_modify_routines(routine);
+	aipg_row_mark_routines(routine);
 	PG_RETURN_POINTER(routine);
 }

@@ -127,6 +127,14 @@ void aipg_key_start(StringInfo key, uint16 slot, uint32 index_id) {
 	append_uint32(key, index_id);
 }
 
+uint32 aipg_key_index_id(aidb_slice key) {
+	uint32 index_id;
+
+	Assert(key.size >= AIPG_KEY_PREFIX_BYTES);
+	memcpy(&index_id, (const char *)key.data + sizeof(uint16), sizeof(index_id));
+	return pg_ntoh32(index_id);
+}
+
 void aipg_key_append(StringInfo key, Oid type, Datum value) {
 	switch (encoding_of(type)) {
 	case KEY_BOOL:

@@ -20,6 +20,8 @@ extern bool aipg_key_type_supported(Oid type);
 extern bool aipg_key_type_ordered(Oid type, Oid collation);
 
 extern void aipg_key_start(StringInfo key, uint16 slot, uint32 index_id);
+/* The index id that a stored key begins with. */
+extern uint32 aipg_key_index_id(aidb_slice key);
 /* Appends one non-null column. Raises 54000 (program_limit_exceeded) with a hint when the key gets too long. */
 extern void aipg_key_append(StringInfo key, Oid type, Datum value);
 /* Reads one column at *position, moving it; by-reference values are palloc'd. Raises XX001 on malformed bytes. */

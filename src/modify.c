@@ -1,14 +1,17 @@
 #include "access.h"
-#include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/pg_type_d.h"
+#include "access/xact.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
 #include "fdw.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/appendinfo.h"
 #include "row_codec.h"
+#include "row_mark.h"
 #include "table.h"
+#include "upsert.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -21,18 +24,23 @@
 typedef struct modify_state {
 	aipg_table *table;
 	const char *name;
-	size_t max_row_bytes;   /* key and row together */
-	bool ignore_duplicates; /* ON CONFLICT DO NOTHING */
-	StringInfoData key;     /* these three are reused from row to row */
+	size_t max_row_bytes; /* key and row together */
+	ModifyTableState *node;
+	OnConflictAction on_conflict;
+	bool has_insert_triggers; /* AFTER INSERT, for each row */
+	StringInfoData key;       /* these three are reused from row to row */
 	StringInfoData row;
 	StringInfoData old_key;
 	MemoryContext row_context; /* reset for each row */
 
-	/* UPDATE and DELETE */
+	/* UPDATE, DELETE, and ON CONFLICT, for which the plan gives no keys */
 	aipg_view view;
-	AttrNumber *key_junk;     /* where the subplan has the old value of each key column */
-	TupleTableSlot *old_slot; /* holds these */
-	HeapTupleData old_tuple;  /* the deleted row, for RETURNING */
+	AttrNumber *key_junk;         /* where the subplan has the old value of each key column */
+	TupleTableSlot *old_slot;     /* holds these */
+	bool locked;                  /* the scan has locked the rows already, and handed on their newest versions */
+	aidb_buffer *current;         /* the row to be changed, as it is now */
+	StringInfoData moved;         /* its key, when that is not the one that the plan has found it by */
+	MemoryContext current_values; /* its values */
 } modify_state;
 
 /* ---- Planning -------------------------------------------------------------------------------------------- */
@@ -45,10 +53,7 @@ static char *junk_name(const aipg_key_column *column) {
 	return psprintf("aidb key %d of type %u, %d, %u", column->attnum, column->type, column->typmod, column->collation);
 }
 
-/*
- * UPDATE and DELETE find the stored row by the old values of the key columns. RETURNING of a DELETE needs the rest of
- * the row as well; for an UPDATE, core asks for the whole row itself.
- */
+/* UPDATE and DELETE find the stored row by the old values of the key columns. */
 static void add_update_targets(PlannerInfo *root, Index relation_index, RangeTblEntry *entry, Relation relation) {
 	const aipg_table *table = aipg_table_describe(relation);
 
@@ -58,35 +63,19 @@ static void add_update_targets(PlannerInfo *root, Index relation_index, RangeTbl
 
 		add_row_identity_var(root, var, relation_index, junk_name(column));
 	}
-	if (root->parse->commandType == CMD_DELETE && root->parse->returningList != NIL) {
-		Var *row = makeVar((int)relation_index, InvalidAttrNumber, RECORDOID, -1, InvalidOid, 0);
-
-		add_row_identity_var(root, row, relation_index, "wholerow"); /* as core does for UPDATE and triggers */
-	}
 }
 
 static int is_updatable(Relation relation) {
 	return (1 << CMD_INSERT) | (1 << CMD_UPDATE) | (1 << CMD_DELETE);
 }
 
-/* Rows of tables that are only read along with a change are carried in the plan; there are no row locks to take. */
-static RowMarkType choose_row_mark(RangeTblEntry *entry, LockClauseStrength strength) {
-	if (strength != LCS_NONE) {
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("SELECT FOR UPDATE and FOR SHARE are not supported for AiDb table \"%s\"",
-							   get_rel_name(entry->relid)),
-						errhint("Read and change rows in one UPDATE ... RETURNING, use REPEATABLE READ to notice "
-								"concurrent changes, or name the tables to be locked with FOR UPDATE OF.")));
-	}
-	return ROW_MARK_COPY;
-}
-
 /* ---- Begin and end --------------------------------------------------------------------------------------- */
 
-static bool ignores_duplicates(const ModifyTableState *node) {
-	const ModifyTable *plan = (const ModifyTable *)node->ps.plan; /* COPY has none */
-
-	return plan != NULL && plan->onConflictAction == ONCONFLICT_NOTHING;
+/* For statements that change rows which are there already. */
+static void prepare_current(EState *estate, modify_state *state) {
+	state->view = aipg_view_of(estate->es_snapshot, state->table->relid);
+	state->current = aipg_buffer_create();
+	state->current_values = AllocSetContextCreate(CurrentMemoryContext, "AiDb changed row", ALLOCSET_DEFAULT_SIZES);
 }
 
 static modify_state *create_state(ModifyTableState *node, ResultRelInfo *target) {
@@ -97,11 +86,16 @@ static modify_state *create_state(ModifyTableState *node, ResultRelInfo *target)
 	state->table = aipg_table_describe(target->ri_RelationDesc);
 	state->name = RelationGetRelationName(target->ri_RelationDesc);
 	state->max_row_bytes = aidb_max_batch_bytes(aipg_store()) - BATCH_OVERHEAD_BYTES;
-	state->ignore_duplicates = ignores_duplicates(node);
+	state->node = node;
+	state->on_conflict = aipg_upsert_action(node);
+	state->has_insert_triggers = target->ri_TrigDesc != NULL && target->ri_TrigDesc->trig_insert_after_row;
 	initStringInfo(&state->key);
 	initStringInfo(&state->row);
 	initStringInfo(&state->old_key);
 	state->row_context = AllocSetContextCreate(estate->es_query_cxt, "AiDb row", ALLOCSET_DEFAULT_SIZES);
+	if (state->on_conflict != ONCONFLICT_NONE) {
+		prepare_current(estate, state);
+	}
 	target->ri_FdwState = state;
 	MemoryContextSwitchTo(caller);
 	return state;
@@ -111,7 +105,9 @@ static void prepare_old_key(ModifyTableState *node, ResultRelInfo *target, modif
 	const aipg_table *table = state->table;
 	List *columns = outerPlanState(node)->plan->targetlist;
 
-	state->view = aipg_view_of(node->ps.state->es_snapshot);
+	prepare_current(node->ps.state, state);
+	state->locked = aipg_scan_locks_rows(target->ri_TrigDesc);
+	initStringInfo(&state->moved);
 	state->old_slot = ExecInitExtraTupleSlot(node->ps.state, RelationGetDescr(target->ri_RelationDesc), &TTSOpsVirtual);
 	state->key_junk = palloc(table->key_count * sizeof(AttrNumber));
 	for (int i = 0; i < table->key_count; i++) {
@@ -146,6 +142,9 @@ static void end_modify(EState *estate, ResultRelInfo *target) {
 
 	if (state != NULL) {
 		MemoryContextDelete(state->row_context);
+		if (state->current_values != NULL) {
+			MemoryContextDelete(state->current_values);
+		}
 		target->ri_FdwState = NULL;
 	}
 }
@@ -159,18 +158,6 @@ static void pg_attribute_noreturn() report_duplicate(Relation relation, const ai
 					errmsg("duplicate key value violates unique constraint \"%s\"", constraint),
 					errdetail("Key %s already exists.", aipg_table_key_text(table, key)),
 					errtableconstraint(relation, constraint)));
-}
-
-static void report_duplicate_at_commit(Oid relid, aidb_slice key) {
-	Relation relation = table_open(relid, NoLock);
-
-	report_duplicate(relation, aipg_table_describe(relation), key);
-}
-
-static void pg_attribute_noreturn() report_conflict(void) {
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE), errmsg("could not serialize access due to concurrent update"),
-			 errhint("The transaction might succeed if retried.")));
 }
 
 static void pg_attribute_noreturn() report_too_big(const modify_state *state) {
@@ -187,8 +174,11 @@ static aidb_slice slice_of(const StringInfoData *bytes) {
 	return (aidb_slice){bytes->data, (size_t)bytes->len};
 }
 
-/* NOT NULL and CHECK: core leaves them to the wrapper. */
-static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableSlot *slot) {
+/* Row security of a partitioned table above, NOT NULL and CHECK: core leaves them to the wrapper. */
+static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableSlot *slot, WCOKind policies) {
+	if (target->ri_WithCheckOptions != NIL) {
+		ExecWithCheckOptions(policies, target, slot, estate);
+	}
 	if (RelationGetDescr(target->ri_RelationDesc)->constr != NULL) {
 		ExecConstraints(target, slot, estate);
 	}
@@ -196,10 +186,12 @@ static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableS
 
 /* A row that was routed to the partition is within its bounds, unless a trigger has changed it. */
 static void check_inserted(EState *estate, ResultRelInfo *target, TupleTableSlot *slot) {
+	const modify_state *state = target->ri_FdwState;
+	bool moved = state->node->operation == CMD_UPDATE; /* from a heap partition */
 	bool routed = target->ri_RootResultRelInfo != NULL;
 	bool changed = target->ri_TrigDesc != NULL && target->ri_TrigDesc->trig_insert_before_row;
 
-	check_constraints(estate, target, slot);
+	check_constraints(estate, target, slot, moved ? WCO_RLS_UPDATE_CHECK : WCO_RLS_INSERT_CHECK);
 	if (target->ri_RelationDesc->rd_rel->relispartition && (!routed || changed)) {
 		ExecPartitionCheck(target, slot, estate, true);
 	}
@@ -215,7 +207,7 @@ static void check_updated(EState *estate, ResultRelInfo *target, TupleTableSlot 
 							   RelationGetRelationName(target->ri_RelationDesc)),
 						errhint("DELETE the row and INSERT it again.")));
 	}
-	check_constraints(estate, target, slot);
+	check_constraints(estate, target, slot, WCO_RLS_UPDATE_CHECK);
 }
 
 /* Encodes the slot into state->key and state->row. */
@@ -248,63 +240,237 @@ static void encode_old_key(modify_state *state, TupleTableSlot *plan_slot) {
 	MemoryContextReset(state->row_context);
 }
 
-/* Stores the row in state->key and state->row; false when its key exists and that is to be ignored. */
-static bool insert_row(ResultRelInfo *target, modify_state *state) {
+/*
+ * Stores the row in state->key and state->row; false when a row has its key. ON CONFLICT, which expects one, looks for it
+ * first, since an insert locks the key for a moment even in vain.
+ */
+static bool insert_row(modify_state *state) {
+	Oid relid = state->table->relid;
 	aidb_slice key = slice_of(&state->key);
 
-	if (aipg_insert(state->table->relid, key, slice_of(&state->row)) == AIPG_DUPLICATE) {
-		if (state->ignore_duplicates) {
-			return false;
-		}
-		report_duplicate(target->ri_RelationDesc, state->table, key);
+	if (state->on_conflict != ONCONFLICT_NONE && aipg_row_exists(relid, key)) {
+		return false;
 	}
-	return true;
+	return aipg_insert(relid, key, &state->row);
 }
 
-/* Whether the old row was changed; false to pass over it, since this command has done so before. */
-static bool settle(aipg_outcome outcome) {
-	if (outcome == AIPG_CONFLICT) {
-		report_conflict();
+static void pg_attribute_noreturn() report_trigger_modified(void) {
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+		 errmsg("tuple to be updated or deleted was already modified by an operation triggered by the "
+				"current command"),
+		 errhint("Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.")));
+}
+
+/* The row in state->current, decoded. Its values live until the next call. */
+static void decode_current(modify_state *state, TupleTableSlot *slot) {
+	aidb_slice row = {state->current->data, state->current->size};
+
+	aipg_row_decode(state->table, slice_of(&state->old_key), row, NULL, state->current_values, slot);
+	slot->tts_tableOid = state->table->relid;
+}
+
+/*
+ * The row was changed by another transaction after the statement's snapshot: runs the plan again for the row as it is now
+ * and, of the other tables, the rows that it was joined with. Returns what the plan then gives; NULL when the row is not
+ * one to be changed any more.
+ */
+static TupleTableSlot *plan_again(ResultRelInfo *target, modify_state *state) {
+	EPQState *check = &state->node->mt_epqstate;
+	Relation relation = target->ri_RelationDesc;
+	TupleTableSlot *input = EvalPlanQualSlot(check, relation, target->ri_RangeTableIndex);
+	TupleTableSlot *result;
+
+	MemoryContextReset(state->current_values);
+	decode_current(state, input);
+	result = EvalPlanQual(check, relation, target->ri_RangeTableIndex, input);
+	return TupIsNull(result) ? NULL : result;
+}
+
+/*
+ * Locks the row that the plan has found, whose key is in state->old_key; then state->current has it as it is now. Returns
+ * what the plan gives for it, which may be new; NULL when it is not to be changed.
+ */
+static TupleTableSlot *lock_target(ResultRelInfo *target, modify_state *state, LockTupleMode mode,
+								   TupleTableSlot *plan_slot) {
+	aipg_row_state found;
+
+	if (state->locked) {
+		found = aipg_read_locked(&state->view, slice_of(&state->old_key), state->current);
+	} else {
+		found = aipg_lock_row(&state->view, state->table->relid, slice_of(&state->old_key), mode, LockWaitBlock,
+							  state->current, &state->moved);
 	}
-	if (outcome == AIPG_TRIGGER_MODIFIED) {
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-			 errmsg("tuple to be updated or deleted was already modified by an operation triggered by the "
-					"current command"),
-			 errhint(
-				 "Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.")));
+	if (state->moved.len > 0) {
+		resetStringInfo(&state->old_key);
+		appendBinaryStringInfo(&state->old_key, state->moved.data, state->moved.len);
 	}
-	return outcome == AIPG_DONE;
+	switch (found) {
+	case AIPG_ROW_SAME:
+		return plan_slot;
+	case AIPG_ROW_NEWER:
+		return plan_again(target, state);
+	case AIPG_ROW_TRIGGER_MODIFIED:
+		report_trigger_modified();
+	default:
+		return NULL;
+	}
+}
+
+/* The new row that an UPDATE makes of state->current and what the plan gives. */
+static TupleTableSlot *project_update(EState *estate, ResultRelInfo *target, modify_state *state,
+									  TupleTableSlot *plan_slot) {
+	ProjectionInfo *projection = target->ri_projectNew;
+	TupleTableSlot *slot;
+
+	decode_current(state, target->ri_oldTupleSlot);
+	projection->pi_exprContext->ecxt_outertuple = plan_slot;
+	projection->pi_exprContext->ecxt_scantuple = target->ri_oldTupleSlot;
+	slot = ExecProject(projection);
+	slot->tts_tableOid = state->table->relid;
+	if (RelationGetDescr(target->ri_RelationDesc)->constr != NULL &&
+		RelationGetDescr(target->ri_RelationDesc)->constr->has_generated_stored) {
+		ExecComputeStoredGenerated(target, estate, slot, CMD_UPDATE);
+	}
+	return slot;
+}
+
+static bool changes_key(const modify_state *state) {
+	return state->key.len != state->old_key.len ||
+		   memcmp(state->key.data, state->old_key.data, (size_t)state->key.len) != 0;
+}
+
+/* Stores the row in state->key and state->row in place of the locked one in state->old_key and state->current. */
+static void replace_row(ResultRelInfo *target, modify_state *state) {
+	if (changes_key(state)) {
+		if (!aipg_move(state->table->relid, slice_of(&state->old_key), slice_of(&state->key), &state->row)) {
+			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
+		}
+	} else {
+		aipg_update(state->table->relid, slice_of(&state->old_key),
+					(aidb_slice){state->current->data, state->current->size}, &state->row);
+	}
+}
+
+/* ---- INSERT and ON CONFLICT ------------------------------------------------------------------------------- */
+
+static void pg_attribute_noreturn() report_second_time(void) {
+	ereport(ERROR, (errcode(ERRCODE_CARDINALITY_VIOLATION),
+					errmsg("ON CONFLICT DO UPDATE command cannot affect row a second time"),
+					errhint("Ensure that no rows proposed for insertion within the same command have duplicate "
+							"constrained values.")));
+}
+
+/* DO NOTHING: a transaction that goes by one snapshot may not go by a row that it does not see. */
+static void check_ignored(const modify_state *state) {
+	if (IsolationUsesXactSnapshot()) {
+		aipg_check_newest_seen(&state->view, slice_of(&state->key));
+	}
+	InstrCountTuples2(&state->node->ps, 1);
+}
+
+/* DO UPDATE: locks the row that has the key, and reads it as it is now. False when there is none any more. */
+static bool lock_existing(EState *estate, ResultRelInfo *target, modify_state *state, TupleTableSlot *existing) {
+	LockTupleMode mode =
+		aipg_upsert_sets_key(state->table, estate, target) ? LockTupleExclusive : LockTupleNoKeyExclusive;
+
+	resetStringInfo(&state->old_key);
+	appendBinaryStringInfo(&state->old_key, state->key.data, state->key.len);
+	switch (aipg_lock_newest(&state->view, state->table->relid, slice_of(&state->old_key), mode, state->current)) {
+	case AIPG_ROW_SAME:
+	case AIPG_ROW_NEWER:
+		MemoryContextReset(state->current_values);
+		decode_current(state, existing);
+		return true;
+	case AIPG_ROW_SELF_MODIFIED:
+	case AIPG_ROW_TRIGGER_MODIFIED:
+		report_second_time();
+	default:
+		return false;
+	}
+}
+
+/* Computes the new row; NULL when the existing one is to stay. Functions and triggers must have left that alone. */
+static TupleTableSlot *compute_change(ResultRelInfo *target, modify_state *state, TupleTableSlot *excluded) {
+	CommandId command = GetCurrentCommandId(false);
+	TupleTableSlot *changed = aipg_upsert_compute(state->node, target, excluded);
+
+	if (changed != NULL && GetCurrentCommandId(false) != command &&
+		aipg_lock_newest(&state->view, state->table->relid, slice_of(&state->old_key), LockTupleNoKeyExclusive,
+						 state->current) == AIPG_ROW_TRIGGER_MODIFIED) {
+		report_trigger_modified();
+	}
+	return changed;
+}
+
+/* DO UPDATE; *changed is NULL when the row stays as it is. False when the insert is to be tried again. */
+static bool update_existing(EState *estate, ResultRelInfo *target, TupleTableSlot *excluded, TupleTableSlot **changed) {
+	modify_state *state = target->ri_FdwState;
+	TupleTableSlot *existing = target->ri_onConflict->oc_Existing;
+
+	if (!lock_existing(estate, target, state, existing)) {
+		return false;
+	}
+	*changed = compute_change(target, state, excluded);
+	if (*changed != NULL) {
+		check_updated(estate, target, *changed);
+		encode_row(state, *changed);
+		replace_row(target, state);
+		aipg_upsert_finish(state->node, target, *changed);
+	}
+	ExecClearTuple(existing);
+	return true;
 }
 
 static TupleTableSlot *exec_insert(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
 								   TupleTableSlot *plan_slot) {
 	modify_state *state = target->ri_FdwState;
+	TupleTableSlot *changed;
 
 	check_inserted(estate, target, slot);
 	encode_row(state, slot);
-	return insert_row(target, state) ? slot : NULL;
+	if (state->has_insert_triggers) {
+		target->ri_TrigDesc->trig_insert_after_row = true; /* see aipg_upsert_finish */
+	}
+	while (!insert_row(state)) {
+		CHECK_FOR_INTERRUPTS();
+		switch (state->on_conflict) {
+		case ONCONFLICT_NONE:
+			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
+		case ONCONFLICT_NOTHING:
+			check_ignored(state);
+			return NULL;
+		case ONCONFLICT_UPDATE:
+			if (update_existing(estate, target, slot, &changed)) {
+				return changed;
+			}
+			break;
+		}
+	}
+	return slot;
 }
+
+/* ---- UPDATE and DELETE ------------------------------------------------------------------------------------ */
 
 static TupleTableSlot *exec_update(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
 								   TupleTableSlot *plan_slot) {
 	modify_state *state = target->ri_FdwState;
-	Oid relid = state->table->relid;
-	aidb_slice old_key;
+	TupleTableSlot *again;
 
 	check_updated(estate, target, slot);
 	encode_old_key(state, plan_slot);
 	encode_row(state, slot);
-	old_key = slice_of(&state->old_key);
-
-	if (state->key.len == state->old_key.len && memcmp(state->key.data, old_key.data, old_key.size) == 0) {
-		return settle(aipg_update(&state->view, relid, old_key, slice_of(&state->row))) ? slot : NULL;
-	}
-	if (!settle(aipg_delete(&state->view, relid, old_key))) {
+	again = lock_target(target, state, changes_key(state) ? LockTupleExclusive : LockTupleNoKeyExclusive, plan_slot);
+	if (again == NULL) {
 		return NULL;
 	}
-	insert_row(target, state);
+	if (again != plan_slot) {
+		slot = project_update(estate, target, state, again);
+		check_updated(estate, target, slot);
+		encode_row(state, slot);
+	}
+	replace_row(target, state);
 	return slot;
 }
 
@@ -313,17 +479,13 @@ static TupleTableSlot *exec_delete(EState *estate, ResultRelInfo *target, TupleT
 	modify_state *state = target->ri_FdwState;
 
 	encode_old_key(state, plan_slot);
-	if (!settle(aipg_delete(&state->view, state->table->relid, slice_of(&state->old_key)))) {
+	if (lock_target(target, state, LockTupleExclusive, plan_slot) == NULL) {
 		return NULL;
 	}
+	aipg_delete(state->table->relid, slice_of(&state->old_key));
 	if (target->ri_projectReturning != NULL) {
-		bool null;
-		HeapTupleHeader old = DatumGetHeapTupleHeader(ExecGetJunkAttribute(plan_slot, target->ri_RowIdAttNo, &null));
-
-		state->old_tuple.t_data = old;
-		state->old_tuple.t_len = HeapTupleHeaderGetDatumLength(old);
-		ItemPointerSetInvalid(&state->old_tuple.t_self);
-		ExecForceStoreHeapTuple(&state->old_tuple, slot, false);
+		MemoryContextReset(state->current_values);
+		decode_current(state, slot);
 	}
 	return slot;
 }
@@ -350,7 +512,5 @@ void aipg_modify_routines(FdwRoutine *routine) {
 	routine->BeginForeignInsert = begin_insert;
 	routine->EndForeignInsert = end_modify;
 	routine->IsForeignRelUpdatable = is_updatable;
-	routine->GetForeignRowMarkType = choose_row_mark;
 	routine->ExecForeignTruncate = truncate_tables;
-	aipg_report_duplicate = report_duplicate_at_commit;
 }

@@ -11,11 +11,14 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
+#include "prepared.h"
+#include "row_lock.h"
 #include "settings.h"
 #include "shared.h"
 #include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "transaction.h"
+#include "upsert.h"
 #include "view.h"
 #include "worker.h"
 
@@ -35,6 +38,8 @@ static void shmem_request(void) {
 	}
 	aipg_store_shmem_request();
 	aipg_catalog_shmem_request();
+	aipg_row_lock_shmem_request();
+	aipg_prepared_shmem_request();
 }
 
 static void shmem_startup(void) {
@@ -43,6 +48,8 @@ static void shmem_startup(void) {
 	}
 	aipg_store_shmem_startup();
 	aipg_catalog_shmem_startup();
+	aipg_row_lock_shmem_startup();
+	aipg_prepared_shmem_startup();
 }
 
 /* PostgreSQL has just taken the snapshot for analysis: the first moment to take ours, where a transaction has but one. */
@@ -84,9 +91,18 @@ static void note_statement(Node *statement) {
 	}
 }
 
+/* Of which PostgreSQL tells nobody. */
+static bool finishes_prepared(const Node *statement) {
+	return IsA(statement, TransactionStmt) &&
+		   (((const TransactionStmt *)statement)->kind == TRANS_STMT_COMMIT_PREPARED ||
+			((const TransactionStmt *)statement)->kind == TRANS_STMT_ROLLBACK_PREPARED);
+}
+
 static void utility(PlannedStmt *statement, const char *text, bool read_only_tree, ProcessUtilityContext context,
 					ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination,
 					QueryCompletion *completion) {
+	bool finishes = finishes_prepared(statement->utilityStmt);
+
 	aipg_view_transaction();
 	note_statement(statement->utilityStmt);
 	if (previous_utility != NULL) {
@@ -94,6 +110,9 @@ static void utility(PlannedStmt *statement, const char *text, bool read_only_tre
 	} else {
 		standard_ProcessUtility(statement, text, read_only_tree, context, parameters, environment, destination,
 								completion);
+	}
+	if (finishes && aipg_store_is_ready()) {
+		aipg_prepared_sweep();
 	}
 }
 
@@ -118,5 +137,6 @@ void _PG_init(void) {
 	install_hooks();
 	aipg_transaction_init();
 	aipg_ddl_init();
+	aipg_upsert_init();
 	aipg_worker_register();
 }

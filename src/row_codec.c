@@ -11,10 +11,11 @@
 /*
  * A row:
  *
- *   u8       version in the low four bits, ROW_HAS_NULLS
+ *   u8       version in the low four bits, ROW_HAS_NULLS, ROW_HAS_INCARNATION
  *   varint   number of attributes of the table when the row was written
  *   bytes    with ROW_HAS_NULLS: a bit for each of them, attribute 1 in the lowest bit of the first byte; set: absent
  *   fields   of the attributes that are neither key columns nor absent, ascending
+ *   u64      with ROW_HAS_INCARNATION: which of the rows with this key it is
  *
  * A field has the bytes of the value as on a heap page, in the machine's byte order, so that a Datum can point into a
  * row that was copied to aligned memory:
@@ -31,6 +32,7 @@
 #define ROW_VERSION 1
 #define ROW_VERSION_MASK 0x0F
 #define ROW_HAS_NULLS 0x10
+#define ROW_HAS_INCARNATION 0x20
 
 /* Rows up to this size are copied as a whole; of larger ones, only the fields that are needed. */
 #define COPY_WHOLE_BYTES 4096
@@ -153,7 +155,7 @@ static void pg_attribute_noreturn() report_malformed(const char *reason) {
 /* The size of the varlena at `at`, by its header; 0 when that is not one we write, or not there as a whole. */
 static inline size_t varlena_size(aidb_slice row, size_t at) {
 	const char *data = (const char *)row.data + at;
-	uint32 header;
+	varattrib_4b header;
 
 	if (at >= row.size) {
 		return 0;
@@ -161,10 +163,10 @@ static inline size_t varlena_size(aidb_slice row, size_t at) {
 	if (VARATT_IS_1B(data)) {
 		return VARATT_IS_1B_E(data) ? 0 : VARSIZE_1B(data);
 	}
-	if (row.size - at < sizeof(header)) {
+	if (row.size - at < VARHDRSZ) {
 		return 0;
 	}
-	memcpy(&header, data, sizeof(header));
+	memcpy(&header, data, VARHDRSZ);
 	return VARATT_IS_4B_U(&header) && VARSIZE_4B(&header) >= VARHDRSZ ? VARSIZE_4B(&header) : 0;
 }
 
@@ -266,7 +268,8 @@ static uint32 next_varint(row_reader *reader) {
 static void read_header(row_reader *reader) {
 	uint8 head = next_byte(reader);
 
-	if ((head & ROW_VERSION_MASK) != ROW_VERSION || (head & ~(ROW_VERSION_MASK | ROW_HAS_NULLS)) != 0) {
+	if ((head & ROW_VERSION_MASK) != ROW_VERSION ||
+		(head & ~(ROW_VERSION_MASK | ROW_HAS_NULLS | ROW_HAS_INCARNATION)) != 0) {
 		report_malformed("The row is of an unknown version.");
 	}
 	reader->attributes = next_varint(reader);
@@ -351,9 +354,41 @@ static void decode_fields(const aipg_table *table, aidb_slice row, const Bitmaps
 	}
 }
 
+/* ---- Incarnations ---------------------------------------------------------------------------------------- */
+
+void aipg_row_set_incarnation(StringInfo row, uint64 incarnation) {
+	if (incarnation != 0) {
+		row->data[0] |= ROW_HAS_INCARNATION;
+		appendBinaryStringInfo(row, (const char *)&incarnation, sizeof(incarnation));
+	}
+}
+
+static bool has_incarnation(aidb_slice row) {
+	if (row.size == 0 || (((const uint8 *)row.data)[0] & ROW_HAS_INCARNATION) == 0) {
+		return false;
+	}
+	if (row.size < 1 + sizeof(uint64)) {
+		report_malformed("The row ends within its header.");
+	}
+	return true;
+}
+
+uint64 aipg_row_incarnation(aidb_slice row) {
+	uint64 incarnation = 0;
+
+	if (has_incarnation(row)) {
+		memcpy(&incarnation, (const char *)row.data + row.size - sizeof(incarnation), sizeof(incarnation));
+	}
+	return incarnation;
+}
+
 void aipg_row_decode(const aipg_table *table, aidb_slice key, aidb_slice row, const Bitmapset *needed,
 					 MemoryContext context, TupleTableSlot *slot) {
 	MemoryContext caller = MemoryContextSwitchTo(context);
+
+	if (has_incarnation(row)) {
+		row.size -= sizeof(uint64);
+	}
 
 	/* A whole-row reference is attribute 0. */
 	if (bms_is_member(-FirstLowInvalidHeapAttributeNumber, needed)) {

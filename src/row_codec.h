@@ -25,6 +25,15 @@ extern void aipg_row_decode(const aipg_table *table, aidb_slice key, aidb_slice 
 							MemoryContext context, TupleTableSlot *slot);
 
 /*
+ * A row that is inserted where another one was deleted is another row, though it has the same key, and whoever has seen the
+ * old one must be able to tell. It gets a number, which its later versions keep; 0, of most rows, takes no space.
+ */
+extern void aipg_row_set_incarnation(StringInfo row, uint64 incarnation);
+extern uint64 aipg_row_incarnation(aidb_slice row);
+/* A flag in the number: the row before was not deleted but got another key. */
+#define AIPG_INCARNATION_AFTER_MOVE (UINT64CONST(1) << 63)
+
+/*
  * One value as a field of a row, in hexadecimal digits, and back; by-reference values are palloc'd. For the column
  * option `missing`: no output or input function takes part, so that what it depends on may be dropped.
  */

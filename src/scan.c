@@ -11,6 +11,7 @@
 #include "optimizer/optimizer.h"
 #include "plan.h"
 #include "row_codec.h"
+#include "row_mark.h"
 #include "utils/memutils.h"
 #include "utils/ruleutils.h"
 #include "utils/sampling.h"
@@ -31,6 +32,12 @@ typedef struct scan_state {
 
 	aipg_cursor *cursor; /* on the range started last, or NULL */
 	aidb_buffer *value;  /* of a looked up row */
+
+	aipg_row_mark *mark;  /* for SELECT FOR UPDATE and the like, or NULL */
+	bool locks;           /* rows are locked before they are handed on */
+	ExprState *qual;      /* then they are filtered here, too */
+	aidb_buffer *current; /* a row as it is now */
+	StringInfoData moved; /* its key, when it has got another one */
 	uint64 rows_read;
 } scan_state;
 
@@ -46,6 +53,27 @@ static Bitmapset *collect_needed(const ForeignScan *scan) {
 	return bms_is_member(whole_row, needed) ? NULL : needed;
 }
 
+static bool must_lock(const ForeignScanState *node) {
+	const EState *estate = node->ss.ps.state;
+	Index rti = castNode(ForeignScan, node->ss.ps.plan)->scan.scanrelid;
+
+	return estate->es_epq_active == NULL && list_member_int(estate->es_plannedstmt->resultRelations, (int)rti) &&
+		   aipg_scan_locks_rows(node->ss.ss_currentRelation->trigdesc);
+}
+
+static void begin_locking(ForeignScanState *node, scan_state *state) {
+	state->mark =
+		aipg_row_mark_begin(node->ss.ps.state, castNode(ForeignScan, node->ss.ps.plan)->scan.scanrelid, state->table);
+	state->locks = must_lock(node);
+	if (state->locks) {
+		state->needed = NULL;
+		state->current = aipg_buffer_create();
+		initStringInfo(&state->moved);
+		state->qual = node->ss.ps.qual; /* what it does not pass is not to be locked */
+		node->ss.ps.qual = NULL;
+	}
+}
+
 static void begin_scan(ForeignScanState *node, int eflags) {
 	ForeignScan *scan = castNode(ForeignScan, node->ss.ps.plan);
 	EState *estate = node->ss.ps.state;
@@ -57,7 +85,7 @@ static void begin_scan(ForeignScanState *node, int eflags) {
 	}
 	state = palloc0(sizeof(scan_state));
 	state->table = aipg_table_describe(node->ss.ss_currentRelation);
-	state->view = aipg_view_of(estate->es_snapshot);
+	state->view = aipg_view_of(estate->es_snapshot, state->table->relid);
 	state->needed = collect_needed(scan);
 	aipg_scan_plan_read(scan->fdw_private, &state->plan);
 	foreach(cell, scan->fdw_exprs) {
@@ -65,6 +93,7 @@ static void begin_scan(ForeignScanState *node, int eflags) {
 	}
 	state->range_context = AllocSetContextCreate(estate->es_query_cxt, "AiDb key ranges", ALLOCSET_SMALL_SIZES);
 	state->value = aipg_buffer_create();
+	begin_locking(node, state);
 	node->fdw_state = state;
 }
 
@@ -138,6 +167,39 @@ static bool next_row(ForeignScanState *node, aidb_slice *key, aidb_slice *row) {
 	}
 }
 
+/* Whether the row as it is now is one that the plan looks for. */
+static bool is_wanted(ForeignScanState *node, TupleTableSlot *slot, bool changed) {
+	scan_state *state = node->fdw_state;
+	ExprContext *context = node->ss.ps.ps_ExprContext;
+
+	context->ecxt_scantuple = slot;
+	return (!changed || ExecQual(node->fdw_recheck_quals, context)) && ExecQual(state->qual, context);
+}
+
+/* Locks the row in the slot, which then has it as it is now. False: it is not to be handed on. */
+static bool lock_row(ForeignScanState *node, aidb_slice key, TupleTableSlot *slot) {
+	scan_state *state = node->fdw_state;
+
+	if (!is_wanted(node, slot, false)) {
+		InstrCountFiltered1(node, 1);
+		return false;
+	}
+	switch (aipg_lock_row(&state->view, state->table->relid, key, LockTupleNoKeyExclusive, LockWaitBlock,
+						  state->current, &state->moved)) {
+	case AIPG_ROW_GONE:
+		return false;
+	case AIPG_ROW_NEWER:
+		if (state->moved.len > 0) {
+			key = (aidb_slice){state->moved.data, (size_t)state->moved.len};
+		}
+		aipg_row_decode(state->table, key, (aidb_slice){state->current->data, state->current->size}, NULL,
+						CurrentMemoryContext, slot);
+		return is_wanted(node, slot, true);
+	default:
+		return true; /* what this command has changed itself is for the change to judge */
+	}
+}
+
 /* Called in the context that is reset for each row: it holds the row's values until the next call. */
 static TupleTableSlot *iterate_scan(ForeignScanState *node) {
 	scan_state *state = node->fdw_state;
@@ -148,12 +210,18 @@ static TupleTableSlot *iterate_scan(ForeignScanState *node) {
 	if (!state->ranges_known) {
 		compute_ranges(node);
 	}
-	if (!next_row(node, &key, &row)) {
-		return ExecClearTuple(slot);
+	while (next_row(node, &key, &row)) {
+		state->rows_read++;
+		aipg_row_decode(state->table, key, row, state->needed, CurrentMemoryContext, slot);
+		if (state->mark != NULL) {
+			aipg_row_mark_number(state->mark, key, slot);
+		}
+		if (!state->locks || lock_row(node, key, slot)) {
+			return slot;
+		}
+		ResetExprContext(node->ss.ps.ps_ExprContext);
 	}
-	state->rows_read++;
-	aipg_row_decode(state->table, key, row, state->needed, CurrentMemoryContext, slot);
-	return slot;
+	return ExecClearTuple(slot);
 }
 
 static void rescan(ForeignScanState *node) {
@@ -305,7 +373,7 @@ static void sample_rows(const aipg_table *table, const aipg_view *view, row_samp
 static int acquire_sample(Relation relation, int elevel, HeapTuple *rows, int wanted, double *total_rows,
 						  double *total_dead_rows) {
 	aipg_table *table = aipg_table_describe(relation);
-	aipg_view view = aipg_view_of(GetActiveSnapshot());
+	aipg_view view = aipg_view_of(GetActiveSnapshot(), table->relid);
 	row_sample sample = {.rows = rows, .wanted = wanted, .to_skip = -1};
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsVirtual);
 

@@ -8,20 +8,7 @@
 
 #include "aidb.h"
 #include "port/atomics.h"
-#include "storage/condition_variable.h"
 #include "storage/spin.h"
-
-/*
- * Commit stripes. Every key hashes to a stripe; a transaction owns the stripes of the keys it writes from the check for
- * conflicts until it is visible. See conflict.h.
- */
-#define AIPG_STRIPES 16384
-#define AIPG_STRIPE_QUEUES 64
-
-typedef struct aipg_stripe {
-	pg_atomic_uint32 owner;         /* number of the process + 1; 0: free */
-	pg_atomic_uint64 last_sequence; /* what was read of its keys below this may have changed */
-} aipg_stripe;
 
 /* A transaction with an id that has ended; see view.h. */
 typedef struct aipg_ended {
@@ -35,11 +22,9 @@ typedef struct aipg_shared {
 	/* Asynchronous commits that may be visible already while required_lsn does not cover them yet. */
 	pg_atomic_uint32 asynchronous_commits;
 	pg_atomic_uint32 worker_process[AIDB_WORK_KINDS]; /* process number + 1 of the worker for each kind */
-	ConditionVariable stripe_freed[AIPG_STRIPE_QUEUES];
-	slock_t ended_lock;           /* to add an entry */
-	pg_atomic_uint64 ended_count; /* ended[i % ended_size] holds the i-th */
-	uint32 ended_size;            /* a power of two */
-	aipg_stripe stripes[AIPG_STRIPES];
+	slock_t ended_lock;                               /* to add an entry */
+	pg_atomic_uint64 ended_count;                     /* ended[i % ended_size] holds the i-th */
+	uint32 ended_size;                                /* a power of two */
 	aipg_ended ended[FLEXIBLE_ARRAY_MEMBER];
 } aipg_shared;
 

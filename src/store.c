@@ -55,13 +55,6 @@ static void init_shared(aipg_shared *shared) {
 	for (int kind = 0; kind < AIDB_WORK_KINDS; kind++) {
 		pg_atomic_init_u32(&shared->worker_process[kind], 0);
 	}
-	for (int queue = 0; queue < AIPG_STRIPE_QUEUES; queue++) {
-		ConditionVariableInit(&shared->stripe_freed[queue]);
-	}
-	for (int stripe = 0; stripe < AIPG_STRIPES; stripe++) {
-		pg_atomic_init_u32(&shared->stripes[stripe].owner, 0);
-		pg_atomic_init_u64(&shared->stripes[stripe].last_sequence, 0);
-	}
 	SpinLockInit(&shared->ended_lock);
 	pg_atomic_init_u64(&shared->ended_count, 0);
 	shared->ended_size = ended_size();

@@ -4,40 +4,44 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "conflict.h"
 #include "host.h"
 #include "miscadmin.h"
+#include "predicate.h"
+#include "prepared.h"
 #include "replication/message.h"
+#include "row_lock.h"
 #include "shared.h"
 #include "utils/memutils.h"
 #include "view.h"
 #include "write_cursor.h"
 
-typedef enum commit_stage { NOTHING_DONE, STRIPES_TAKEN, RESERVED, PREPARED } commit_stage;
+typedef enum commit_stage { NOTHING_DONE, RESERVED, PREPARED } commit_stage;
 
 /* What the transaction has, until its end. */
 static struct {
 	aipg_write_set *writes;
 	commit_stage stage;
-	aipg_stripe_set stripes;
 	aidb_batch *batch; /* of a plain commit; malloc'd */
 	aidb_reservation reservation;
 	bool closed;       /* PRE_COMMIT is over: what is written now would not be committed */
 	bool asynchronous; /* counted in asynchronous_commits */
-	aidb_sequence prepared_sequence;
 } current;
 
 aipg_write_set *aipg_transaction_writes(void) {
 	return current.writes;
 }
 
-aipg_write_set *aipg_transaction_begin_write(void) {
+void aipg_transaction_check_open(void) {
 	aipg_store();
 	aipg_check_usable();
 	if (current.closed) {
 		ereport(ERROR, (errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-						errmsg("cannot write AiDb tables while the transaction commits")));
+						errmsg("cannot lock or write rows of AiDb tables while the transaction commits")));
 	}
+}
+
+aipg_write_set *aipg_transaction_begin_write(void) {
+	aipg_transaction_check_open();
 	if (XactReadOnly) {
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 						errmsg("cannot write AiDb tables in a read-only transaction")));
@@ -66,57 +70,26 @@ aipg_newest aipg_newest_committed(aidb_slice key, aidb_buffer *value) {
 		aipg_raise(rc, "could not read from the AiDb store");
 	}
 	newest.found = rc == AIDB_OK;
-	if (!newest.found) {
-		newest.version = 0;
-	}
 	return newest;
 }
 
 /* ---- Before the commit point ----------------------------------------------------------------------------- */
 
-/* The key's writes have no effect: it was inserted and deleted again. */
+/* The key's writes have no effect: it was inserted and deleted again. But a note is there to be found. */
 static bool is_nothing(const aipg_write *write) {
-	return write->is_delete && write->facts.expected == 0 && !write->facts.blind;
+	return write->is_delete && !write->facts.existed && write->value.size == 0;
 }
 
-static void take_stripes(void) {
-	aipg_write_cursor *cursor = aipg_write_cursor_open_all(current.writes);
-
-	memset(&current.stripes, 0, sizeof(current.stripes));
-	for (const aipg_write *write; (write = aipg_write_cursor_next(cursor)) != NULL;) {
-		aipg_stripe_add(&current.stripes, aipg_stripe_of(write->key));
+static aidb_status add_write(aidb_batch *batch, const aipg_write *write) {
+	if (!write->is_delete) {
+		return aidb_batch_put(batch, write->key, write->value);
 	}
-	aipg_write_cursor_close(cursor);
-	current.stage = STRIPES_TAKEN;
-	aipg_stripes_acquire(&current.stripes);
-}
-
-static void report_conflict(const aipg_write *write) {
-	if (write->facts.inserted && aipg_report_duplicate != NULL && OidIsValid(write->facts.relation)) {
-		aipg_report_duplicate(write->facts.relation, write->key);
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE), errmsg("could not serialize access due to concurrent update"),
-			 errhint("Try the transaction again.")));
-}
-
-/* What every key was built on must still be the newest; the stripes keep it so until the commit is visible. */
-static void check_conflicts(void) {
-	aipg_write_cursor *cursor = aipg_write_cursor_open_all(current.writes);
-
-	for (const aipg_write *write; (write = aipg_write_cursor_next(cursor)) != NULL;) {
-		if (!write->facts.blind && !is_nothing(write) &&
-			aipg_stripe_changed(aipg_stripe_of(write->key), write->facts.as_of) &&
-			aipg_newest_committed(write->key, NULL).version != write->facts.expected) {
-			report_conflict(write);
-		}
-	}
-	aipg_write_cursor_close(cursor);
+	return write->value.size > 0 ? aidb_batch_delete_noted(batch, write->key, write->value)
+								 : aidb_batch_delete(batch, write->key);
 }
 
 static void add_to_batch(aidb_batch *batch, const aipg_write *write) {
-	aidb_status rc =
-		write->is_delete ? aidb_batch_delete(batch, write->key) : aidb_batch_put(batch, write->key, write->value);
+	aidb_status rc = add_write(batch, write);
 
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not commit to AiDb tables");
@@ -199,7 +172,6 @@ static void prepare_mixed(void) {
 	const aipg_write *write = aipg_write_cursor_next(cursor);
 	aidb_tag tag = U64FromFullTransactionId(GetTopFullTransactionId());
 
-	require_durable_id();
 	current.stage = PREPARED;
 	while (write != NULL) {
 		aidb_write_options options = {.state = AIDB_BATCH_PREPARED, .tag = tag};
@@ -226,12 +198,11 @@ static bool is_asynchronous(void) {
 
 static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
-	take_stripes();
-	aipg_fault_point("precommit_locked");
-	check_conflicts();
-	aipg_fault_point("precommit_checked");
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || !fits_one_batch()) {
+	aipg_predicate_before_prepare(current.writes);
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || !fits_one_batch()) {
+		require_durable_id();
 		prepare_mixed();
+		aipg_predicate_after_prepare(current.writes);
 	} else {
 		reserve_plain();
 	}
@@ -251,26 +222,15 @@ static void pre_commit(void) {
 
 /* ---- At and after it ----------------------------------------------------------------------------------- */
 
-static aidb_sequence commit_plain(void) {
+static void commit_plain(void) {
 	aidb_write_options options = {.durability = is_asynchronous() ? AIDB_LAZY : AIDB_SYNC};
-	aidb_sequence sequence = 0;
 
 	aipg_fault_point("commit_begin");
-	if (aidb_write_commit(aipg_store_if_attached(), &options, &current.reservation, &sequence) != AIDB_OK) {
+	if (aidb_write_commit(aipg_store_if_attached(), &options, &current.reservation, NULL) != AIDB_OK) {
 		ereport(PANIC, (errcode(ERRCODE_IO_ERROR), errmsg("could not commit to AiDb tables"),
 						errdetail("%s.", aidb_last_error())));
 	}
 	aipg_fault_point("commit_end");
-	return sequence;
-}
-
-/*
- * Its versions have an old sequence, but became visible only now: whoever looked at its keys at the present sequence may
- * have looked too early, and is to look again.
- */
-static aidb_sequence end_mixed(void) {
-	aipg_fault_point("commit_mixed_end");
-	return aidb_current_sequence(aipg_store_if_attached()) + 1;
 }
 
 /* A transaction with an id has ended, whatever it wrote. */
@@ -305,18 +265,14 @@ static void forget(void) {
 }
 
 static void commit(void) {
-	aidb_sequence sequence = 0;
-
 	note_end();
 	stop_counting();
 	if (current.stage == RESERVED) {
-		sequence = commit_plain();
+		commit_plain();
 	} else if (current.stage == PREPARED) {
-		sequence = end_mixed();
+		aipg_fault_point("commit_mixed_end");
 	}
-	if (current.stage != NOTHING_DONE) {
-		aipg_stripes_release(&current.stripes, sequence);
-	}
+	aipg_row_locks_release();
 	forget();
 	aipg_view_transaction_end();
 }
@@ -327,19 +283,36 @@ static void abort_transaction(void) {
 	if (current.stage == RESERVED) {
 		aidb_write_cancel(aipg_store_if_attached(), &current.reservation);
 	}
-	if (current.stage != NOTHING_DONE) {
-		aipg_stripes_release(&current.stripes, 0);
-	}
+	aipg_prepared_cancel();
+	aipg_row_locks_release();
 	forget();
 	aipg_view_transaction_end();
 }
 
+/* As for a mixed transaction: PostgreSQL decides, if only later and elsewhere. */
 static void pre_prepare(void) {
-	if (current.writes != NULL && !aipg_write_set_is_empty(current.writes)) {
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("cannot PREPARE a transaction that has written AiDb tables"),
-						errhint("Commit it in one phase.")));
+	bool writes = current.writes != NULL && !aipg_write_set_is_empty(current.writes);
+
+	if (writes || aipg_row_locks_holder() != 0) {
+		require_durable_id();
+		aipg_prepared_reserve(U64FromFullTransactionId(GetTopFullTransactionId()));
+		aipg_fault_point("preprepare_reserved");
+		if (writes) {
+			aipg_predicate_before_prepare(current.writes);
+			prepare_mixed();
+			aipg_predicate_after_prepare(current.writes);
+		} else if (aidb_sync(aipg_store()) != AIDB_OK) {
+			aipg_raise(AIDB_IO, "could not prepare a transaction on AiDb tables");
+		}
 	}
+	current.closed = true;
+}
+
+static void prepare(void) {
+	aipg_fault_point("prepare_begin");
+	aipg_prepared_keep();
+	forget();
+	aipg_view_transaction_end();
 }
 
 static void transaction_event(XactEvent event, void *unused) {
@@ -357,8 +330,7 @@ static void transaction_event(XactEvent event, void *unused) {
 		pre_prepare();
 		break;
 	case XACT_EVENT_PREPARE:
-		forget();
-		aipg_view_transaction_end();
+		prepare();
 		break;
 	default:
 		break;
@@ -373,8 +345,12 @@ static void subtransaction_event(SubXactEvent event, SubTransactionId id, SubTra
 		if (current.writes != NULL) {
 			aipg_write_set_subabort(current.writes, level);
 		}
-	} else if (event == SUBXACT_EVENT_COMMIT_SUB && current.writes != NULL) {
-		aipg_write_set_subcommit(current.writes, level);
+		aipg_row_locks_subabort(level);
+	} else if (event == SUBXACT_EVENT_COMMIT_SUB) {
+		if (current.writes != NULL) {
+			aipg_write_set_subcommit(current.writes, level);
+		}
+		aipg_row_locks_subcommit(level);
 	}
 }
 

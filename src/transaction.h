@@ -1,7 +1,8 @@
 /*
  * transaction.h: the writes of the current transaction, and its commit.
  *
- * PRE_COMMIT does everything that can fail: it takes the stripes of the written keys, checks for conflicts, and then
+ * The keys were locked when they were written (row_lock.h), so nothing needs to be checked any more. PRE_COMMIT does
+ * everything that can fail:
  *
  *   plain   (no transaction id): reserves memory and log. The COMMIT event appends one record, syncs, publishes; an I/O error
  *           there is a PANIC, since the transaction can no longer be undone.
@@ -24,7 +25,11 @@ extern aipg_write_set *aipg_transaction_writes(void);
 /* The same, made when it is not there. */
 extern aipg_write_set *aipg_transaction_begin_write(void);
 
-/* The newest committed version of a key: whether it is live, its sequence, and its tag when it is tagged (0: not). */
+/* Raises when the transaction is past the point where it could still lock or write. */
+extern void aipg_transaction_check_open(void);
+
+/* The newest committed version of a key: whether it is live, its sequence (also of a deletion; 0: there is none), and its
+ * tag when it is tagged (0: not). */
 typedef struct aipg_newest {
 	bool found;
 	aidb_sequence version;

@@ -139,9 +139,10 @@ static bool may_take(void) {
 	return !IsParallelWorker() && aipg_store_is_ready();
 }
 
+/* After an error PostgreSQL's snapshot stays until the ROLLBACK, which comes by here, too; but nobody would release ours. */
 void aipg_view_transaction(void) {
-	if (transaction_view.state == VIEW_NONE && IsolationUsesXactSnapshot() && FirstSnapshotSet && ActiveSnapshotSet() &&
-		may_take()) {
+	if (transaction_view.state == VIEW_NONE && IsTransactionState() && IsolationUsesXactSnapshot() &&
+		FirstSnapshotSet && ActiveSnapshotSet() && may_take()) {
 		transaction_view = take(GetTransactionSnapshot());
 	}
 }
@@ -256,11 +257,6 @@ void aipg_view_note_import(void) {
 }
 
 void aipg_check_usable(void) {
-	if (IsolationIsSerializable()) {
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("AiDb tables cannot be used in a SERIALIZABLE transaction"),
-						errhint("Use REPEATABLE READ, and check what the transaction depends on.")));
-	}
 	if (imported) {
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("AiDb tables cannot be used with an imported snapshot"),
@@ -275,9 +271,9 @@ void aipg_check_usable(void) {
 	}
 }
 
-aipg_view aipg_view_of(Snapshot snapshot) {
+aipg_view aipg_view_of(Snapshot snapshot, Oid relation) {
 	held_view *held;
-	aipg_view result = {.snapshot = snapshot, .command = snapshot->curcid};
+	aipg_view result = {.snapshot = snapshot, .command = snapshot->curcid, .relation = relation};
 
 	aipg_check_usable();
 	aipg_store();

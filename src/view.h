@@ -34,8 +34,8 @@ extern void aipg_view_subtransaction_abort(int level);
 /* The transaction goes by another one's snapshot. */
 extern void aipg_view_note_import(void);
 
-/* Raises where AiDb tables cannot keep what the transaction or process promises: SERIALIZABLE, an imported snapshot, a
- * parallel worker. */
+/* Raises where AiDb tables cannot keep what the transaction or process promises: an imported snapshot, a parallel
+ * worker. */
 extern void aipg_check_usable(void);
 
 /* A transaction with an id ends: after it left PostgreSQL's list of running ones, before its keys are free. Cannot fail. */

@@ -7,6 +7,7 @@
 #include "host.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "prepared.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "shared.h"
@@ -113,6 +114,8 @@ static bool work_once(aidb_db *db, worker_kind kind, bool *failing) {
 	while (purge_some() && !ShutdownRequestPending) {
 		CHECK_FOR_INTERRUPTS();
 	}
+	aipg_prepared_restore();
+	aipg_prepared_sweep();
 	flush_old_tags(db);
 	return work_until_done(db, AIDB_WORK_COMPACT, &failing[0]);
 }

@@ -10,16 +10,13 @@
 
 /* What holds for all of a transaction's writes to a key: known when the first one is made. Stored as it is. */
 typedef struct aipg_key_facts {
-	aidb_sequence expected; /* version that the first write built on; 0: the key was absent */
-	aidb_sequence as_of;    /* ... at this sequence */
-	Oid relation;
-	bool blind;    /* whatever was there */
-	bool inserted; /* the first write was an insert: a conflict is a duplicate key */
+	Oid relation; /* InvalidOid for key spaces */
+	bool existed; /* there may be a committed version, which the first write has replaced */
 } aipg_key_facts;
 
 typedef struct aipg_write {
 	aidb_slice key;
-	aidb_slice value;
+	aidb_slice value; /* of a deletion: its note */
 	aipg_key_facts facts;
 	uint64 ordinal; /* grows with every write of the transaction */
 	CommandId command;

@@ -265,32 +265,35 @@ static void mark_level(aipg_write_set *set, int level) {
 	set->marks[set->mark_count++] = (level_mark){.level = level, .first = set->next_ordinal};
 }
 
+/* Looks in the runs, and lets the finder stand there. */
+static bool find_in_runs(aipg_write_set *set, aidb_slice key, CommandId below) {
+	bool found = false;
+
+	if (set->run_count > 0 && set->finder == NULL) {
+		MemoryContext outer = MemoryContextSwitchTo(set->context);
+
+		set->finder = aipg_write_reader_create(NULL);
+		MemoryContextSwitchTo(outer);
+	}
+	for (int i = set->run_count - 1; i >= 0 && !found; i--) {
+		found = aipg_write_run_find(set->runs[i].run, set->finder, key, below);
+	}
+	return found;
+}
+
 void aipg_write_set_add(aipg_write_set *set, aidb_slice key, const aipg_key_facts *facts, CommandId command,
 						bool is_delete, aidb_slice value) {
 	aipg_write write = {.key = key, .value = value, .facts = *facts, .command = command, .is_delete = is_delete};
 
 	make_room(set);
+	if (set->run_count > 0 && aipg_write_list_find(set->list, key) == NULL &&
+		find_in_runs(set, key, AIPG_ALL_COMMANDS)) {
+		write.facts = aipg_write_reader_at(set->finder)->facts;
+	}
 	mark_level(set, GetCurrentTransactionNestLevel());
 	write.ordinal = set->next_ordinal;
 	aipg_write_list_add(set->list, &write);
 	set->next_ordinal++;
-}
-
-static bool find_in_runs(aipg_write_set *set, aidb_slice key, CommandId below, aipg_write *write) {
-	for (int i = set->run_count - 1; i >= 0; i--) {
-		if (set->finder == NULL) {
-			MemoryContext outer = MemoryContextSwitchTo(set->context);
-
-			set->finder = aipg_write_reader_create(NULL);
-			MemoryContextSwitchTo(outer);
-		}
-		if (aipg_write_run_find(set->runs[i].run, set->finder, key, below)) {
-			*write = *aipg_write_reader_at(set->finder);
-			write->value = aipg_write_reader_value(set->finder);
-			return true;
-		}
-	}
-	return false;
 }
 
 bool aipg_write_set_find(aipg_write_set *set, aidb_slice key, CommandId below, aipg_write *write) {
@@ -301,7 +304,12 @@ bool aipg_write_set_find(aipg_write_set *set, aidb_slice key, CommandId below, a
 		*write = aipg_listed_get(listed, visible);
 		return true;
 	}
-	return find_in_runs(set, key, below, write);
+	if (!find_in_runs(set, key, below)) {
+		return false;
+	}
+	*write = *aipg_write_reader_at(set->finder);
+	write->value = aipg_write_reader_value(set->finder);
+	return true;
 }
 
 /* ---- Subtransactions -------------------------------------------------------------------------------------- */

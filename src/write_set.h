@@ -27,9 +27,9 @@ extern void aipg_write_set_close(aipg_write_set *set);
  */
 extern bool aipg_write_set_find(aipg_write_set *set, aidb_slice key, CommandId below, aipg_write *write);
 /*
- * Adds a write of the present nesting level. The key's facts must be those of its other writes, if there are any. All
- * is copied; the value must not be one that another call for the set returned. Raises an error when a temporary file
- * cannot be written, and then has no effect.
+ * Adds a write of the present nesting level. The facts count when the key has no writes yet. All is copied; the value
+ * must not be one that another call for the set returned. Raises an error when a temporary file cannot be written, and
+ * then has no effect.
  */
 extern void aipg_write_set_add(aipg_write_set *set, aidb_slice key, const aipg_key_facts *facts, CommandId command,
 							   bool is_delete, aidb_slice value);

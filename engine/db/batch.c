@@ -65,7 +65,7 @@ static aidb_status add(aidb_batch *batch, unsigned kind, aidb_slice key, aidb_sl
 		memcpy(at, key.data, key.size);
 		at += key.size;
 	}
-	if (kind == LSM_KIND_PUT) {
+	if (kind != LSM_KIND_DELETE) {
 		at = lsm_put_varint(at, value.size);
 		if (value.size > 0) {
 			memcpy(at, value.data, value.size);
@@ -86,15 +86,19 @@ aidb_status aidb_batch_delete(aidb_batch *batch, aidb_slice key) {
 	return add(batch, LSM_KIND_DELETE, key, (aidb_slice){NULL, 0});
 }
 
+aidb_status aidb_batch_delete_noted(aidb_batch *batch, aidb_slice key, aidb_slice note) {
+	return add(batch, LSM_KIND_DELETE_NOTED, key, note);
+}
+
 bool lsm_read_operation(lsm_reader *reader, lsm_entry *entry) {
 	uint8_t kind = lsm_read_u8(reader);
 	aidb_slice key = lsm_read_slice(reader);
 	aidb_slice value = {NULL, 0};
 
-	if (kind == LSM_KIND_PUT) {
+	if (kind != LSM_KIND_DELETE) {
 		value = lsm_read_slice(reader);
 	}
-	if (reader->failed || (kind != LSM_KIND_PUT && kind != LSM_KIND_DELETE) || key.size > AIDB_MAX_KEY_BYTES) {
+	if (reader->failed || (kind & LSM_KIND_TAGGED) != 0 || !lsm_kind_is_valid(kind) || key.size > AIDB_MAX_KEY_BYTES) {
 		return false;
 	}
 	*entry = (lsm_entry){key, kind, value};

@@ -328,9 +328,11 @@ static void find_forward(aidb_iterator *iterator, bool hide) {
 				hide = true;
 			} else {
 				/* too new, or of a transaction that is not seen: the next older one may be */
-				trailer = lsm_sequence_of(entry->trailer) > iterator->view.sequence
-							  ? lsm_seek_trailer(iterator->view.sequence)
-							  : lsm_seek_trailer(lsm_sequence_of(entry->trailer) - 1);
+				trailer = lsm_view_start(&iterator->view);
+				if (entry->trailer <= trailer) {
+					trailer = lsm_seek_trailer(lsm_sequence_of(entry->trailer) - 1);
+				}
+				lsm_view_pass(&iterator->view, entry);
 			}
 		}
 		if (!pass_forward(iterator, trailer)) {
@@ -348,7 +350,7 @@ static bool resolve_key(aidb_iterator *iterator, bool *found) {
 	lsm_cursor *merge = iterator->merge;
 
 	*found = false;
-	merge->ops->seek(merge, slice_of(&iterator->key), lsm_seek_trailer(iterator->view.sequence));
+	merge->ops->seek(merge, slice_of(&iterator->key), lsm_view_start(&iterator->view));
 	while (merge->valid && is_key(&iterator->key, merge->entry.key)) {
 		if (lsm_view_sees(&iterator->view, &merge->entry)) {
 			*found = !lsm_is_delete(merge->entry.trailer);
@@ -357,6 +359,7 @@ static bool resolve_key(aidb_iterator *iterator, bool *found) {
 			}
 			break;
 		}
+		lsm_view_pass(&iterator->view, &merge->entry);
 		merge->ops->next(merge);
 	}
 	if (!merge->valid && merge->status != AIDB_OK) {
@@ -381,6 +384,8 @@ static bool pass_key(aidb_iterator *iterator, bool *found) {
 			if (*found && !take_value(iterator, &merge->entry)) {
 				return false;
 			}
+		} else {
+			lsm_view_pass(&iterator->view, &merge->entry);
 		}
 		merge->ops->prev(merge);
 	}
@@ -426,8 +431,7 @@ aidb_status aidb_iterator_create(aidb_db *db, const aidb_read_options *options, 
 	created->source = lsm_source_of(db, 0);
 	created->reading = (lsm_table_reading){.use = LSM_CACHE_FILL, .priority = LSM_CACHE_LOW};
 	if (options != NULL) {
-		created->view = (lsm_view){
-			.sequence = options->sequence, .tag_visible = options->tag_visible, .tag_argument = options->tag_argument};
+		created->view = lsm_view_of(options);
 		created->lower = options->lower;
 		created->upper = options->upper;
 		created->reading.use = options->skip_cache_fill ? LSM_CACHE_PEEK : LSM_CACHE_FILL;
@@ -479,7 +483,7 @@ void aidb_iterator_seek(aidb_iterator *iterator, aidb_slice key) {
 		key = iterator->lower;
 	}
 	merge = iterator->merge;
-	merge->ops->seek(merge, key, lsm_seek_trailer(iterator->view.sequence));
+	merge->ops->seek(merge, key, lsm_view_start(&iterator->view));
 	find_forward(iterator, false);
 	end(iterator);
 }

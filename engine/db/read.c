@@ -21,7 +21,7 @@ static aidb_status get_from_memtable(getting *get, const lsm_memtable *memtable)
 	aidb_status rc = AIDB_OK;
 	lsm_entry entry;
 
-	for (lsm_memtable_seek(&cursor, get->lookup.key, lsm_seek_trailer(get->lookup.view.sequence));
+	for (lsm_memtable_seek(&cursor, get->lookup.key, lsm_view_start(&get->lookup.view));
 		 cursor.node != 0 && !get->lookup.decided && rc == AIDB_OK; lsm_memtable_next(&cursor)) {
 		lsm_memtable_entry(&cursor, &entry);
 		if (!lsm_equal(entry.key, get->lookup.key)) {
@@ -100,11 +100,7 @@ aidb_status aidb_get(aidb_db *db, const aidb_read_options *options, aidb_slice k
 					.version = lsm_version_current(&db->arena, &db->shared->versions),
 					.source = lsm_source_of(db, member),
 					.use = options->skip_cache_fill ? LSM_CACHE_PEEK : LSM_CACHE_FILL,
-					.lookup = {.view = {.sequence = options->sequence,
-										.tag_visible = options->tag_visible,
-										.tag_argument = options->tag_argument},
-							   .key = key,
-							   .value = value}};
+					.lookup = {.view = lsm_view_of(options), .key = key, .value = value}};
 	if (get.lookup.view.sequence == 0 || get.lookup.view.sequence >= AIDB_SEQUENCE_LATEST) {
 		get.lookup.view.sequence = aidb_current_sequence(db);
 	}
@@ -115,11 +111,8 @@ aidb_status aidb_get(aidb_db *db, const aidb_read_options *options, aidb_slice k
 	if (rc != AIDB_OK) {
 		return rc;
 	}
-	if (!get.lookup.decided || get.lookup.deleted) {
-		return AIDB_NOT_FOUND; /* an answer and no failure: it leaves no message */
-	}
 	if (version != NULL) {
-		*version = get.lookup.version;
+		*version = get.lookup.decided ? get.lookup.version : 0;
 	}
-	return AIDB_OK;
+	return get.lookup.decided && !get.lookup.deleted ? AIDB_OK : AIDB_NOT_FOUND; /* an answer: it leaves no message */
 }

@@ -13,7 +13,8 @@
 
 #define LSM_KIND_PUT 1u
 #define LSM_KIND_DELETE 2u
-#define LSM_KIND_TAGGED 0x80u /* a flag on top of either */
+#define LSM_KIND_DELETE_NOTED 3u /* its value is a note for who finds the key deleted */
+#define LSM_KIND_TAGGED 0x80u    /* a flag on top of any */
 #define LSM_TAG_BYTES 8
 
 #define LSM_MAX_SEQUENCE (AIDB_SEQUENCE_LATEST - 1)
@@ -56,12 +57,14 @@ static inline bool lsm_is_tagged(uint64_t trailer) {
 }
 
 static inline bool lsm_is_delete(uint64_t trailer) {
-	return (lsm_kind_of(trailer) & ~LSM_KIND_TAGGED) == LSM_KIND_DELETE;
+	unsigned kind = lsm_kind_of(trailer) & ~LSM_KIND_TAGGED;
+
+	return kind == LSM_KIND_DELETE || kind == LSM_KIND_DELETE_NOTED;
 }
 
 static inline bool lsm_kind_is_valid(unsigned kind) {
 	kind &= ~LSM_KIND_TAGGED;
-	return kind == LSM_KIND_PUT || kind == LSM_KIND_DELETE;
+	return kind >= LSM_KIND_PUT && kind <= LSM_KIND_DELETE_NOTED;
 }
 
 /* The tag of a tagged entry whose value has been checked to hold one. */

@@ -106,6 +106,9 @@ typedef uint64_t aidb_tag;
 /* Whether a version with this tag is visible to the reader. Must not fail and must not call the engine. */
 typedef bool (*aidb_tag_visible)(void *argument, aidb_tag tag);
 
+/* Told of a tagged version that the reader does not see. Must not fail and must not call the engine. */
+typedef void (*aidb_tag_unseen)(void *argument, aidb_tag tag);
+
 typedef enum aidb_tag_fate {
 	AIDB_TAG_OPEN,      /* undecided, not durable yet, or readers disagree: keep the version as it is */
 	AIDB_TAG_COMMITTED, /* durable, and every present and future reader sees it */
@@ -294,6 +297,11 @@ typedef struct aidb_read_options {
 	aidb_sequence sequence;       /* read as of; 0: latest. Unless latest, a snapshot must hold it. */
 	aidb_tag_visible tag_visible; /* NULL: tagged versions are not seen */
 	void *tag_argument;
+	/* NULL, or called, perhaps more than once, for every tagged version of the keys read that is not seen and newer than
+	 * the one seen of its key, if any, as long as the tag's fate is open; perhaps for older ones too. Of an iterator, the
+	 * keys read are those within its bounds from where it was put to where it stands. */
+	aidb_tag_unseen unseen;
+	void *unseen_argument;
 	aidb_slice lower;     /* iterators: first key, inclusive; data NULL: none. Must outlive the iterator. */
 	aidb_slice upper;     /* iterators: first key beyond, exclusive; data NULL: none. Must outlive the iterator. */
 	bool skip_cache_fill; /* do not keep what was read from disk in the cache */
@@ -301,7 +309,9 @@ typedef struct aidb_read_options {
 
 /*
  * Reads the value of `key` into *value and the sequence of its version into *version (either may be NULL).
- * AIDB_NOT_FOUND when the key is absent or deleted. `options` may be NULL.
+ * AIDB_NOT_FOUND when the key is absent or deleted; then *version is the sequence of its deletion, and *value the note that
+ * the deletion bears (empty when it bears none). Of deletions that no snapshot needs to see the store knows nothing
+ * after some time: then *version is 0, and *value is as it was. `options` may be NULL.
  */
 AIDB_PUBLIC aidb_status aidb_get(aidb_db *db, const aidb_read_options *options, aidb_slice key, aidb_buffer *value,
 								 aidb_sequence *version);
@@ -336,6 +346,8 @@ AIDB_PUBLIC void aidb_batch_destroy(aidb_batch *batch);
 AIDB_PUBLIC void aidb_batch_clear(aidb_batch *batch);
 AIDB_PUBLIC aidb_status aidb_batch_put(aidb_batch *batch, aidb_slice key, aidb_slice value);
 AIDB_PUBLIC aidb_status aidb_batch_delete(aidb_batch *batch, aidb_slice key);
+/* The same with a note for who finds the key deleted (where its value has moved to, say), see aidb_get. */
+AIDB_PUBLIC aidb_status aidb_batch_delete_noted(aidb_batch *batch, aidb_slice key, aidb_slice note);
 AIDB_PUBLIC uint32_t aidb_batch_count(const aidb_batch *batch);
 /* Memory that the batch takes once written: keys, values, and AIDB_BATCH_OPERATION_BYTES an operation. */
 #define AIDB_BATCH_OPERATION_BYTES 48u

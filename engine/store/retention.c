@@ -64,15 +64,16 @@ bool lsm_retention_keep(lsm_retention *retention, lsm_entry *entry) {
 	}
 	hidden_by = retention->plain;
 	seen_from = first_snapshot_from(retention, sequence);
-	if (!lsm_is_tagged(entry->trailer)) {
-		retention->plain = sequence;
+	if (lsm_is_tagged(entry->trailer)) {
+		return retention->snapshots[0] < hidden_by;
 	}
+	retention->plain = sequence;
 	if (seen_from == AIDB_SEQUENCE_LATEST) {
 		return true;
 	}
 	if (seen_from >= hidden_by) {
 		return false;
 	}
-	return !(lsm_is_delete(entry->trailer) && !lsm_is_tagged(entry->trailer) && seen_from == retention->snapshots[0] &&
-			 retention->is_bottom != NULL && retention->is_bottom(retention->bottom_argument, entry->key));
+	return !(lsm_is_delete(entry->trailer) && seen_from == retention->snapshots[0] && retention->is_bottom != NULL &&
+			 retention->is_bottom(retention->bottom_argument, entry->key));
 }

@@ -3,7 +3,8 @@
  *
  * A version is needed when some reader may see it: when it is above the newest snapshot there is (the floor), or
  * when it lies at or below a snapshot with no plain version of its key in between. A version whose tag is open hides
- * nothing, because readers may skip it; one whose tag has committed loses it and counts as plain; an aborted one
+ * nothing, because readers may skip it, and is kept unless every snapshot sees a newer plain version, because readers
+ * that do not see it may want to know of it; one whose tag has committed loses it and counts as plain; an aborted one
  * goes. A tombstone that every reader sees goes too, with all that it hides, where nothing older can lie outside the
  * merge.
  */

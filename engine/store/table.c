@@ -117,7 +117,7 @@ static aidb_status offer_block(lsm_block_source *source, const lsm_table *table,
 }
 
 aidb_status lsm_table_get(lsm_block_source *source, const lsm_table *table, lsm_cache_use use, lsm_lookup *lookup) {
-	uint64_t trailer = lsm_seek_trailer(lookup->view.sequence);
+	uint64_t trailer = lsm_view_start(&lookup->view);
 	descent way = {.memory = {NULL, 0, 0}};
 	aidb_status rc;
 	bool more;

@@ -58,13 +58,31 @@ sub crash {
 	return;
 }
 
+# How often the postmaster has restarted all others after a crash.
+sub restarts {
+	my ($self) = @_;
+	my @lines = slurp_file($self->logfile) =~ /all server processes terminated; reinitializing/g;
+	return scalar @lines;
+}
+
+# Waits until it has done so more often than `before`: until then a backend of before the crash may still answer.
+sub wait_restart {
+	my ($self, $before) = @_;
+	for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default) {
+		return if $self->restarts > $before;
+		sleep 0.01;
+	}
+	die 'the postmaster does not notice the crash';
+}
+
 # Kills one backend with SIGKILL, so that the postmaster restarts all others, and waits until the server answers again.
 sub crash_backend {
 	my ($self, $pid) = @_;
+	my $before = $self->restarts;
 	# not poll_query_until, which dies when psql ends before it has read the statement
 	my @ask = ($self->installed_command('psql'), '-XAtq', '-d', $self->connstr('postgres'), '-c', 'SELECT true');
 	kill 'KILL', $pid;
-	wait_gone($pid);
+	$self->wait_restart($before);
 	for (1 .. 20 * $PostgreSQL::Test::Utils::timeout_default) {
 		return if IPC::Run::run \@ask, '<', \undef, '>', \my $output, '2>', \my $errors;
 		sleep 0.05;

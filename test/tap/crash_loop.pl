@@ -100,8 +100,8 @@ sub write_on {
 	for (my $number = $round * 1_000_000;; $number++) {
 		my ($what, @statements) = rand() < 0.2 ? move_money($writer, $number) : rewrite_rows($writer, $number);
 		append($journal, "try $number $what");
-		my $state = '40001';
-		$state = $session->transaction(@statements) while defined $state && $state eq '40001';
+		my $state = '40P01';
+		$state = $session->transaction(@statements) while defined $state && $state eq '40P01';
 		return unless defined $state;
 		die "transaction $number of writer $writer failed with SQLSTATE $state" if $state ne '00000';
 		append($journal, "done $number");

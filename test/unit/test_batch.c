@@ -89,7 +89,7 @@ static void malformed_operations_are_told(void **state) {
 	for (unsigned kind = 0; kind < 256; kind++) {
 		bytes[0] = (uint8_t)kind;
 		reader = lsm_reader_of(bytes, size);
-		assert_int_equal(lsm_read_operation(&reader, &entry), kind == LSM_KIND_PUT || kind == LSM_KIND_DELETE);
+		assert_int_equal(lsm_read_operation(&reader, &entry), kind >= LSM_KIND_PUT && kind <= LSM_KIND_DELETE_NOTED);
 	}
 	lsm_put_varint(large + 1, AIDB_MAX_KEY_BYTES + 1);
 	reader = lsm_reader_of(large, sizeof(large));
@@ -158,6 +158,49 @@ static void later_of_two_operations_stands(void **state) {
 	aidb_batch_destroy(batch);
 }
 
+static void expect_deletion(aidb_db *db, const char *key, const char *note, bool known) {
+	aidb_buffer value = {0};
+	aidb_sequence version = 7;
+
+	assert_status(aidb_get(db, NULL, text(key), &value, &version), AIDB_NOT_FOUND);
+	assert_int_equal(value.size, strlen(note));
+	assert_memory_equal(value.data == NULL ? "" : value.data, note, strlen(note));
+	assert_int_equal(version != 0, known);
+	aidb_buffer_free(&value);
+}
+
+/* Who finds a key deleted is told when, and what its deletion says; through log and files, while a snapshot needs it. */
+static void deletion_bears_a_note(void **state) {
+	aidb_options options = store_small_options();
+	aidb_batch *batch = aidb_batch_create();
+	aidb_snapshot snapshot;
+	test_store store;
+
+	(void)state;
+	store_make(&store, &options);
+	store_open(&store);
+	assert_ok(aidb_put(store.db, NULL, text("noted"), text("old")));
+	assert_ok(aidb_put(store.db, NULL, text("plain"), text("old")));
+	assert_ok(aidb_batch_delete_noted(batch, text("noted"), text("went there")));
+	assert_ok(aidb_batch_delete(batch, text("plain")));
+	assert_ok(aidb_write(store.db, NULL, batch, NULL));
+	expect_deletion(store.db, "noted", "went there", true);
+	expect_deletion(store.db, "plain", "", true);
+	expect_deletion(store.db, "never", "", false);
+	store_crash(&store);
+	store_open(&store);
+	assert_ok(aidb_snapshot_acquire(store.db, &snapshot));
+	aidb_snapshot_lower(store.db, &snapshot, 1);
+	expect_deletion(store.db, "noted", "went there", true);
+	assert_ok(aidb_flush(store.db));
+	expect_deletion(store.db, "noted", "went there", true);
+	expect_deletion(store.db, "plain", "", true);
+	aidb_snapshot_release(store.db, &snapshot);
+	store_close(&store);
+	store_destroy(&store);
+	aidb_batch_destroy(batch);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(batch_counts_operations_and_bytes),
@@ -165,6 +208,7 @@ int main(void) {
 		cmocka_unit_test(malformed_operations_are_told),
 		cmocka_unit_test(refused_operation_spoils_the_batch_until_cleared),
 		cmocka_unit_test(later_of_two_operations_stands),
+		cmocka_unit_test(deletion_bears_a_note),
 	};
 
 	return cmocka_run_group_tests_name("batch", tests, NULL, NULL);

@@ -379,7 +379,7 @@ static void malformed_entries_are_refused(void **state) {
 	assert_false(is_refused((const uint8_t[]){0, 1, 0, 'k', 1, 0, 0, 0, 0, 0, 0, 0}, 12));
 	assert_false(is_refused((const uint8_t[]){0, 1, 0, 'k', 2, 0, 0, 0, 0, 0, 0, 0}, 12));
 	assert_true(is_refused((const uint8_t[]){0, 1, 0, 'k', 0, 0, 0, 0, 0, 0, 0, 0}, 12));    /* kind */
-	assert_true(is_refused((const uint8_t[]){0, 1, 0, 'k', 3, 0, 0, 0, 0, 0, 0, 0}, 12));    /* kind */
+	assert_true(is_refused((const uint8_t[]){0, 1, 0, 'k', 4, 0, 0, 0, 0, 0, 0, 0}, 12));    /* kind */
 	assert_true(is_refused((const uint8_t[]){0, 1, 0, 'k', 0x81, 0, 0, 0, 0, 0, 0, 0}, 12)); /* no tag */
 	assert_true(is_refused((const uint8_t[]){1, 1, 0, 'k', 1, 0, 0, 0, 0, 0, 0, 0}, 12));    /* shares with nothing */
 	assert_true(is_refused((const uint8_t[]){0, 2, 0, 'k', 1, 0, 0, 0, 0, 0, 0, 0}, 12));    /* key too long */

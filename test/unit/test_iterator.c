@@ -241,6 +241,98 @@ static void test_tags(void **state) {
 	}
 }
 
+/* ---- What is not seen ---------------------------------------------------------------------------------------- */
+
+static uint64_t told; /* tags, a bit each */
+
+static void tell(void *argument, aidb_tag tag) {
+	assert_ptr_equal(argument, &told);
+	assert_in_range(tag, 1, 63);
+	told |= 1ull << tag;
+}
+
+static aidb_read_options curious(aidb_sequence sequence) {
+	return (aidb_read_options){.sequence = sequence, .tag_visible = see_two, .unseen = tell, .unseen_argument = &told};
+}
+
+static uint64_t told_of_get(aidb_sequence sequence, const char *key) {
+	aidb_read_options options = curious(sequence);
+	aidb_status rc = aidb_get(db, &options, text(key), NULL, NULL);
+	uint64_t result = told;
+
+	assert_true(rc == AIDB_OK || rc == AIDB_NOT_FOUND);
+	told = 0;
+	return result;
+}
+
+static uint64_t told_of_range(aidb_sequence sequence, const char *lower, const char *upper, bool backward) {
+	aidb_read_options options = curious(sequence);
+	aidb_iterator *iterator;
+	uint64_t result;
+
+	options.lower = text(lower);
+	options.upper = text(upper);
+	iterator = iterate(&options);
+	if (backward) {
+		for (aidb_iterator_seek_last(iterator); aidb_iterator_valid(iterator); aidb_iterator_prev(iterator)) {}
+	} else {
+		for (aidb_iterator_seek_first(iterator); aidb_iterator_valid(iterator); aidb_iterator_next(iterator)) {}
+	}
+	assert_ok(aidb_iterator_status(iterator));
+	aidb_iterator_destroy(iterator);
+	result = told;
+	told = 0;
+	return result;
+}
+
+static void assert_told(aidb_sequence sequence, const char *lower, const char *upper, uint64_t tags) {
+	assert_int_equal(told_of_range(sequence, lower, upper, false), tags);
+	assert_int_equal(told_of_range(sequence, lower, upper, true), tags);
+}
+
+static void check_unseen(aidb_sequence then, uint64_t many) {
+	assert_int_equal(told_of_get(then, "a"), 1u << 3);
+	assert_int_equal(told_of_get(then, "c"), 0);
+	assert_int_equal(told_of_get(then, "d"), 1u << 4 | 1u << 5);
+	assert_int_equal(told_of_get(then, "e"), many);
+	assert_int_equal(told_of_get(then, "nothing"), 0);
+	assert_told(then, "a", "b", 1u << 3);
+	assert_told(then, "c", "d", 0);
+	assert_told(then, "c", "e", 1u << 4 | 1u << 5);
+	assert_told(then, "a", "z", 1u << 3 | 1u << 4 | 1u << 5 | many);
+	assert_told(then, "m", "z", 0);
+}
+
+/* Readers are told of what is too new, though it lies below newer versions, and of what is not visible to them, also where
+ * they find nothing. */
+static void test_tells_of_unseen(void **state) {
+	const uint64_t many = ((1ull << 40) - 1) & ~((1ull << 10) - 1);
+	aidb_snapshot snapshot;
+
+	(void)state;
+	set("a", "then");
+	set("c", "then");
+	set_tagged("c", "of two", 2);
+	set("e", "then");
+	set_tagged("d", "of four", 4); /* older than the snapshot, and not visible */
+	assert_ok(aidb_snapshot_acquire(db, &snapshot));
+	set_tagged("a", "of three", 3);
+	set("a", "plain above it");
+	sink(false);
+	set_tagged("d", "of five", 5);
+	unset("d");
+	for (aidb_tag tag = 10; tag < 40; tag++) {
+		set_tagged("e", "one of many", tag);
+		set("e", "and a plain one");
+	}
+	for (int round = 0; round < 3; round++) {
+		check_unseen(snapshot.sequence, many);
+		sink(round > 0);
+	}
+	assert_int_equal(told_of_range(aidb_current_sequence(db), "a", "z", false), 0);
+	aidb_snapshot_release(db, &snapshot);
+}
+
 static void test_sees_one_moment(void **state) {
 	aidb_iterator *iterator;
 
@@ -382,6 +474,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_bounds_and_directions, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_many_versions, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_tags, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_tells_of_unseen, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_sees_one_moment, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_idle_iterator_stops_nothing, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_long_runs, set_up, tear_down),

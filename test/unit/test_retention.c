@@ -142,7 +142,8 @@ static void test_tags(void **state) {
 	entries_add_text(&list, "k", 5, "v");
 	add_tagged(&list, "k", 4, LSM_KIND_PUT, 3);
 	fates[1] = fates[2] = fates[3] = AIDB_TAG_OPEN;
-	assert_kept(&list, (const aidb_sequence[]){20}, 1, "9t 8dt 5"); /* 5 hides the one below, open or not */
+	assert_kept(&list, (const aidb_sequence[]){20}, 1, "9t 8dt 5");       /* 5 hides the one below, open or not */
+	assert_kept(&list, (const aidb_sequence[]){1, 20}, 2, "9t 8dt 5 4t"); /* to the reader at 1, that one is news */
 	fates[1] = AIDB_TAG_ABORTED;
 	assert_kept(&list, (const aidb_sequence[]){20}, 1, "8dt 5");
 	fates[2] = AIDB_TAG_COMMITTED;
@@ -212,6 +213,27 @@ static void fill(entry_list *list, uint64_t *seed) {
 	entries_sort(list);
 }
 
+/* The open tags of the key's versions that are newer than what the reader finds, a bit a tag. */
+static uint64_t unseen_tags(const entry_list *list, aidb_slice key, aidb_sequence sequence, uint64_t seen_tags) {
+	lsm_view view = {.sequence = sequence, .tag_visible = sees_tag, .tag_argument = &seen_tags};
+	uint64_t unseen = 0;
+
+	for (uint32_t i = 0; i < list->count; i++) {
+		const lsm_entry *entry = &list->entries[i];
+
+		if (!lsm_equal(entry->key, key)) {
+			continue;
+		}
+		if (lsm_view_sees(&view, entry)) {
+			break;
+		}
+		if (lsm_is_tagged(entry->trailer) && fates[lsm_tag_of(entry)] == AIDB_TAG_OPEN) {
+			unseen |= 1ull << lsm_tag_of(entry);
+		}
+	}
+	return unseen;
+}
+
 static void check_readers(const entry_list *list, const entry_list *kept, aidb_sequence sequence, uint64_t *seed) {
 	uint64_t seen_tags = store_random(seed);
 
@@ -219,6 +241,8 @@ static void check_readers(const entry_list *list, const entry_list *kept, aidb_s
 		char key[2] = {(char)('a' + i), '\0'};
 
 		assert_int_equal(find(list, text(key), sequence, seen_tags), find(kept, text(key), sequence, seen_tags));
+		assert_int_equal(unseen_tags(list, text(key), sequence, seen_tags),
+						 unseen_tags(kept, text(key), sequence, seen_tags));
 	}
 }
 
