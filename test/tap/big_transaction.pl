@@ -144,6 +144,19 @@ for my $order ('', 'DESC') {
 	ask('ROLLBACK');
 }
 
+# ---- Prepared ---------------------------------------------------------------------------------------------------
+
+for my $end ('COMMIT', 'ROLLBACK') {
+	ask('BEGIN');
+	ask("INSERT INTO walk SELECT i, repeat('x', 100) FROM generate_series(1, 10000) i");
+	cmp_ok(temporary_files(), '>', 0, "a transaction to be prepared, then $end: it spills");
+	ask("PREPARE TRANSACTION 'big'");
+	is(temporary_files(), 0, '... has no files when it is prepared');
+	ask("$end PREPARED 'big'");
+	is(ask('SELECT count(*) FROM walk'), $end eq 'COMMIT' ? 10000 : 0, '... and ends as a whole');
+	ask('DELETE FROM walk');
+}
+
 # ---- Savepoints -------------------------------------------------------------------------------------------------
 
 # Rows in the order of their keys, which one file takes.
