@@ -15,6 +15,7 @@ struct aipg_write_cursor {
 	aidb_slice lower;
 	aidb_slice upper;
 	bool backwards;
+	bool stable; /* the set does not change meanwhile: what is handed out need not be copied */
 	bool started;
 	bool ended;
 	CommandId below;
@@ -161,6 +162,15 @@ static bool listed_is_next(const aipg_write_cursor *cursor) {
 	return cursor->backwards ? order >= 0 : order <= 0;
 }
 
+static void hand_out(aipg_write_cursor *cursor, const aipg_write *write) {
+	if (cursor->stable) {
+		cursor->latest.write = *write;
+	} else {
+		copy_write(cursor, &cursor->latest, write, write->value);
+	}
+	cursor->started = true;
+}
+
 const aipg_write *aipg_write_cursor_next(aipg_write_cursor *cursor) {
 	const aipg_listed_write *listed;
 
@@ -176,14 +186,13 @@ const aipg_write *aipg_write_cursor_next(aipg_write_cursor *cursor) {
 	if (listed_is_next(cursor)) {
 		aipg_write write = aipg_listed_get(cursor->listed, listed);
 
-		copy_write(cursor, &cursor->latest, &write, write.value);
+		hand_out(cursor, &write);
 	} else if (cursor->has_spilled) {
-		copy_write(cursor, &cursor->latest, &cursor->spilled.write, cursor->spilled.write.value);
+		hand_out(cursor, &cursor->spilled.write);
 	} else {
 		cursor->ended = true;
 		return NULL;
 	}
-	cursor->started = true;
 	return &cursor->latest.write;
 }
 
@@ -204,8 +213,10 @@ aipg_write_cursor *aipg_write_cursor_open(const aipg_write_set *set, aidb_slice 
 
 aipg_write_cursor *aipg_write_cursor_open_all(const aipg_write_set *set) {
 	aidb_slice open = {NULL, 0};
+	aipg_write_cursor *cursor = aipg_write_cursor_open(set, open, open, false, AIPG_ALL_COMMANDS);
 
-	return aipg_write_cursor_open(set, open, open, false, AIPG_ALL_COMMANDS);
+	cursor->stable = true;
+	return cursor;
 }
 
 static void free_copy(write_copy *copy) {

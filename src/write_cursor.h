@@ -17,7 +17,7 @@ typedef struct aipg_write_cursor aipg_write_cursor;
 
 extern aipg_write_cursor *aipg_write_cursor_open(const aipg_write_set *set, aidb_slice lower, aidb_slice upper,
 												 bool backwards, CommandId below);
-/* All keys, with their newest writes. */
+/* All keys, with their newest writes. The set must not change while it is open. */
 extern aipg_write_cursor *aipg_write_cursor_open_all(const aipg_write_set *set);
 /* The next write, valid until the next call for the cursor, whatever happens to the set; NULL at the end, for good. */
 extern const aipg_write *aipg_write_cursor_next(aipg_write_cursor *cursor);
