@@ -26,6 +26,7 @@ SANITIZER := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -
 COMPILE = $(CC) -std=gnu11 $(CFLAGS) -fPIC -fvisibility=hidden -pthread $(WARNINGS) $(SANITIZER) $(CPPFLAGS)
 INCLUDES := -Iengine -Iengine/include
 LIBS := -lsnappy -lxxhash -lm
+LIBPQ = $(addprefix -isystem ,$(shell $(PG_CONFIG) --includedir))
 
 VERSION := 1.0
 SONAME := libaidb.so.1
@@ -36,9 +37,16 @@ program = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))
 ENGINE_OBJECTS := $(call object,engine/base/*.c engine/host/*.c engine/format/*.c engine/store/*.c engine/db/*.c)
 SUPPORT_OBJECTS := $(call object,test/support/*.c)
 TEST_PROGRAMS := $(call program,test/unit/test_*.c test/model/*.c)
+HISTORY_PROGRAM := $(BUILD)/test/history/history
+HISTORY_OBJECTS := $(call object,test/history/*.c)
+CHECKER_OBJECTS := $(addprefix $(BUILD)/test/support/,checker.o graph.o history.o)
 BENCH_PROGRAMS := $(call program,bench/*.c)
 FUZZ_PROGRAMS := $(call program,fuzz/*.c)
-PROGRAM_OBJECTS := $(addsuffix .o,$(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(FUZZ_PROGRAMS))
+DIFFERENTIAL_PROGRAM := $(BUILD)/test/differential/differential
+DIFFERENTIAL_OBJECTS := $(call object,test/differential/*.c)
+SERVER_PROGRAMS := $(HISTORY_PROGRAM) $(DIFFERENTIAL_PROGRAM)
+PROGRAM_OBJECTS := $(addsuffix .o,$(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(FUZZ_PROGRAMS)) $(HISTORY_OBJECTS) \
+	$(DIFFERENTIAL_OBJECTS)
 
 # Builds for tests only: what tests them on a server makes a copy of it, with them installed.
 FOR_TESTS := $(or $(SANITIZE),$(ASSERT))
@@ -76,7 +84,7 @@ engine: $(BUILD)/libaidb.a $(BUILD)/$(SONAME) $(BUILD)/aidb.pc ## build libaidb.
 extension: needs-server $(BUILD)/libaidb.a ## build the PostgreSQL extension
 	@+$(EXTENSION_MAKE) all
 
-tests: $(TEST_PROGRAMS) ## build the unit and model tests
+tests: $(TEST_PROGRAMS) $(SERVER_PROGRAMS) ## build the programs that tests run
 
 # Remembers the command line, so that other flags or another compiler rebuild everything.
 $(BUILD)/flags: FORCE
@@ -85,7 +93,7 @@ $(BUILD)/flags: FORCE
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(COMPILE) $(INCLUDES) $(if $(filter test/%,$<),-Itest/support) -MMD -MP -c -o $@ $<
+	$(COMPILE) $(INCLUDES) $(if $(filter test/%,$<),-Itest/support) $(if $(filter test/differential/%,$<),$(LIBPQ)) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libaidb.a: $(ENGINE_OBJECTS)
 	@rm -f $@
@@ -101,6 +109,14 @@ $(BUILD)/aidb.pc: engine/aidb.pc.in Makefile
 
 $(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
+
+# The headers of a client, which is no part of the server's.
+$(HISTORY_OBJECTS): INCLUDES += -isystem $(shell $(PG_CONFIG) --includedir 2>/dev/null)
+
+$(HISTORY_PROGRAM): $(HISTORY_OBJECTS) $(CHECKER_OBJECTS)
+$(DIFFERENTIAL_PROGRAM): $(DIFFERENTIAL_OBJECTS)
+$(SERVER_PROGRAMS):
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq
 
 # A benchmark of another engine is named after it and linked with it.
 $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb.a
@@ -140,10 +156,10 @@ server-copy: all
 
 # ---- Testing -----------------------------------------------------------------------------------------------
 
-check: tests ## run the tests that need no server: unit and model
+check: $(TEST_PROGRAMS) ## run the tests that need no server: unit and model
 	@+$(TEST_RUN) unit model
 
-installcheck: needs-server ## run SQL, isolation and TAP tests on servers of their own, against what is installed
+installcheck: needs-server $(SERVER_PROGRAMS) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
 	@+$(TEST_RUN) regress isolation tap
 
 installcheck-sanitized: ## the same under the address and undefined behaviour sanitizers, in a copy of PostgreSQL

@@ -311,22 +311,21 @@ static aipg_row_state judge_other(uint64 incarnation) {
 
 /* The row has been committed after the view. Is it the one that the view sees? */
 static aipg_row_state judge_newer(locked_row *row, aidb_slice key) {
-	aidb_buffer *seen = aipg_buffer_create();
+	static aidb_buffer seen; /* kept for the next one */
 	uint64 now = aipg_row_incarnation(contents(row->current));
 	aipg_row_state state = AIPG_ROW_NEWER;
 	uint64 before = 0;
 
-	if (!see_incarnation(row, key, seen, &before) || before != now) {
+	if (!see_incarnation(row, key, &seen, &before) || before != now) {
 		state = judge_other(now);
 	} else if (row->mode == LockTupleKeyShare && !row->followed) {
 		state = AIPG_ROW_SAME;
-		if (aidb_buffer_set(row->current, contents(seen)) != AIDB_OK) {
+		if (aidb_buffer_set(row->current, contents(&seen)) != AIDB_OK) {
 			aipg_raise(AIDB_NO_MEMORY, "could not read from the AiDb store");
 		}
 	} else {
 		refuse_newer("update");
 	}
-	aidb_buffer_free(seen);
 	return state;
 }
 
@@ -374,7 +373,7 @@ static aipg_row_state lock_key(locked_row *row, Oid relation, aidb_slice key, Lo
 	if (state != AIPG_ROW_SAME) {
 		return state;
 	}
-	if (!aipg_row_lock_take(relation, key, row->mode, policy, &lock)) {
+	if (!aipg_row_lock_try(relation, key, row->mode, policy, &lock)) {
 		return AIPG_ROW_BUSY;
 	}
 	if (!is_own) {
@@ -382,6 +381,8 @@ static aipg_row_state lock_key(locked_row *row, Oid relation, aidb_slice key, Lo
 	}
 	if (state == AIPG_ROW_GONE) {
 		aipg_row_lock_undo(&lock);
+	} else {
+		aipg_row_lock_confirm(&lock);
 	}
 	return state;
 }
@@ -421,11 +422,13 @@ aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice 
 	if (newest_own(key, &own)) {
 		return judge_own(view, &own, current);
 	}
-	aipg_row_lock_take(relation, key, mode, LockWaitBlock, &lock);
+	aipg_row_lock_try(relation, key, mode, LockWaitBlock, &lock);
 	newest = aipg_newest_committed(key, current);
 	if (!newest.found) {
+		aipg_row_lock_undo(&lock);
 		return AIPG_ROW_GONE;
 	}
+	aipg_row_lock_confirm(&lock);
 	if (!is_newer_than(&newest, view)) {
 		return AIPG_ROW_SAME;
 	}
@@ -465,12 +468,12 @@ static void check_size(aidb_slice key, aidb_slice value) {
 }
 
 /* The key is locked. `existed`: there may be a committed version of it. */
-static void add_write(Oid relation, aidb_slice key, bool existed, bool is_delete, aidb_slice value) {
+static void add_write(Oid relation, CommandId command, aidb_slice key, bool existed, bool is_delete, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
 	aipg_key_facts facts = {.relation = relation, .existed = existed};
 
 	check_size(key, value);
-	aipg_write_set_add(writes, key, &facts, GetCurrentCommandId(true), is_delete, value);
+	aipg_write_set_add(writes, key, &facts, command, is_delete, value);
 }
 
 static aidb_slice row_slice(StringInfo row) {
@@ -501,9 +504,6 @@ static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, uint6
 		}
 		if (granted || newest.found) {
 			*incarnation = newest.version == 0 ? 0 : new_incarnation(note.size > 0);
-			if (newest.found) {
-				aipg_predicate_check_duplicate(relation, key);
-			}
 			return !newest.found;
 		}
 		if (only_locked) {
@@ -521,10 +521,14 @@ bool aipg_row_exists(Oid relation, aidb_slice key) {
 		return !own.is_delete;
 	}
 	aipg_row_lock_await_writers(relation, key);
-	return aipg_newest_committed(key, NULL).found;
+	if (!aipg_newest_committed(key, NULL).found) {
+		return false;
+	}
+	aipg_predicate_check_duplicate(relation, key);
+	return true;
 }
 
-bool aipg_insert(Oid relation, aidb_slice key, StringInfo row) {
+bool aipg_insert(Oid relation, CommandId command, aidb_slice key, StringInfo row) {
 	aipg_write own;
 	uint64 incarnation;
 	aipg_row_lock lock;
@@ -537,46 +541,47 @@ bool aipg_insert(Oid relation, aidb_slice key, StringInfo row) {
 		incarnation = new_incarnation(own.value.size > 0);
 		aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
 	} else if (!lock_absent(relation, key, &lock, &incarnation)) {
+		aipg_predicate_check_duplicate(relation, key);
 		return false;
 	}
 	aipg_row_set_incarnation(row, incarnation);
 	aipg_row_lock_note_write(&lock);
-	add_write(relation, key, false, false, row_slice(row));
+	add_write(relation, command, key, false, false, row_slice(row));
 	return true;
 }
 
-void aipg_update(Oid relation, aidb_slice key, aidb_slice current, StringInfo row) {
+void aipg_update(Oid relation, CommandId command, aidb_slice key, aidb_slice current, StringInfo row) {
 	aipg_row_lock lock;
 
 	aipg_row_lock_take(relation, key, LockTupleNoKeyExclusive, LockWaitBlock, &lock);
 	aipg_row_set_incarnation(row, aipg_row_incarnation(current));
 	aipg_row_lock_note_write(&lock);
-	add_write(relation, key, true, false, row_slice(row));
+	add_write(relation, command, key, true, false, row_slice(row));
 }
 
-static void delete_noted(Oid relation, aidb_slice key, aidb_slice note) {
+static void delete_noted(Oid relation, CommandId command, aidb_slice key, aidb_slice note) {
 	aipg_row_lock lock;
 
 	aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
 	aipg_row_lock_note_write(&lock);
-	add_write(relation, key, true, true, note);
+	add_write(relation, command, key, true, true, note);
 }
 
-void aipg_delete(Oid relation, aidb_slice key) {
-	delete_noted(relation, key, (aidb_slice){NULL, 0});
+void aipg_delete(Oid relation, CommandId command, aidb_slice key) {
+	delete_noted(relation, command, key, (aidb_slice){NULL, 0});
 }
 
-bool aipg_move(Oid relation, aidb_slice key, aidb_slice to, StringInfo row) {
+bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice to, StringInfo row) {
 	char note[sizeof(uint64) + AIDB_MAX_KEY_BYTES];
 	uint64 incarnation;
 
-	if (!aipg_insert(relation, to, row)) {
+	if (!aipg_insert(relation, command, to, row)) {
 		return false;
 	}
 	incarnation = aipg_row_incarnation(row_slice(row));
 	memcpy(note, &incarnation, sizeof(incarnation));
 	memcpy(note + sizeof(incarnation), to.data, to.size);
-	delete_noted(relation, key, (aidb_slice){note, sizeof(incarnation) + to.size});
+	delete_noted(relation, command, key, (aidb_slice){note, sizeof(incarnation) + to.size});
 	return true;
 }
 
@@ -586,7 +591,7 @@ static void write_blind(aidb_slice key, bool is_delete, aidb_slice value) {
 	aipg_transaction_begin_write();
 	aipg_row_lock_take(InvalidOid, key, LockTupleExclusive, LockWaitBlock, &lock);
 	aipg_row_lock_note_write(&lock);
-	add_write(InvalidOid, key, true, is_delete, value);
+	add_write(InvalidOid, GetCurrentCommandId(true), key, true, is_delete, value);
 }
 
 void aipg_put(aidb_slice key, aidb_slice value) {

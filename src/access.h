@@ -114,18 +114,18 @@ extern aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb
 extern void aipg_check_newest_seen(const aipg_view *view, aidb_slice key);
 
 /*
- * Writes belong to the current command and subtransaction; keys and rows are copied. `relation` names the table for
- * messages. They call GetCurrentCommandId(true).
+ * Writes belong to a command (of the statement that makes them, not of what that sets off) and to the current
+ * subtransaction; keys and rows are copied. `relation` names the table for messages.
  *
  * Insert waits for a transaction that has written the key and is still open. It returns false when a live row has this
  * key, whatever the snapshot sees. The row may get some bytes appended, see aipg_row_set_incarnation.
  */
-extern bool aipg_insert(Oid relation, aidb_slice key, StringInfo row);
+extern bool aipg_insert(Oid relation, CommandId command, aidb_slice key, StringInfo row);
 /* After aipg_lock_row has locked the row, in a mode that is strong enough, and found it as `current`. */
-extern void aipg_update(Oid relation, aidb_slice key, aidb_slice current, StringInfo row);
-extern void aipg_delete(Oid relation, aidb_slice key);
+extern void aipg_update(Oid relation, CommandId command, aidb_slice key, aidb_slice current, StringInfo row);
+extern void aipg_delete(Oid relation, CommandId command, aidb_slice key);
 /* Gives the locked row under `key` the key `to`; false when a live row has that, as for an insert. */
-extern bool aipg_move(Oid relation, aidb_slice key, aidb_slice to, StringInfo row);
+extern bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice to, StringInfo row);
 /* Blind writes, of key spaces and the catalog: whatever was there. They wait for who has written the key before. */
 extern void aipg_put(aidb_slice key, aidb_slice value);
 extern void aipg_remove(aidb_slice key);

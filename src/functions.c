@@ -3,8 +3,8 @@
  *
  * A key space is an index of its own in the store with bytea keys and values, found by name in the store's catalog.
  * The functions read what the calling statement may see and write into the transaction, as statements on tables do;
- * but writes are blind, whatever was there. They lock the key: of two transactions that write one, the second waits, and fails
- * if it is SERIALIZABLE.
+ * but writes are blind, whatever was there. They lock the key: of two transactions that write one, the second waits, and
+ * in SERIALIZABLE fails.
  */
 #include "postgres.h"
 

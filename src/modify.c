@@ -24,6 +24,7 @@
 typedef struct modify_state {
 	aipg_table *table;
 	const char *name;
+	CommandId command;
 	size_t max_row_bytes; /* key and row together */
 	ModifyTableState *node;
 	OnConflictAction on_conflict;
@@ -87,6 +88,7 @@ static modify_state *create_state(ModifyTableState *node, ResultRelInfo *target)
 	state->name = RelationGetRelationName(target->ri_RelationDesc);
 	state->max_row_bytes = aidb_max_batch_bytes(aipg_store()) - BATCH_OVERHEAD_BYTES;
 	state->node = node;
+	state->command = node->ps.plan == NULL ? GetCurrentCommandId(true) : estate->es_output_cid; /* COPY has no plan */
 	state->on_conflict = aipg_upsert_action(node);
 	state->has_insert_triggers = target->ri_TrigDesc != NULL && target->ri_TrigDesc->trig_insert_after_row;
 	initStringInfo(&state->key);
@@ -251,7 +253,7 @@ static bool insert_row(modify_state *state) {
 	if (state->on_conflict != ONCONFLICT_NONE && aipg_row_exists(relid, key)) {
 		return false;
 	}
-	return aipg_insert(relid, key, &state->row);
+	return aipg_insert(relid, state->command, key, &state->row);
 }
 
 static void pg_attribute_noreturn() report_trigger_modified(void) {
@@ -344,11 +346,12 @@ static bool changes_key(const modify_state *state) {
 /* Stores the row in state->key and state->row in place of the locked one in state->old_key and state->current. */
 static void replace_row(ResultRelInfo *target, modify_state *state) {
 	if (changes_key(state)) {
-		if (!aipg_move(state->table->relid, slice_of(&state->old_key), slice_of(&state->key), &state->row)) {
+		if (!aipg_move(state->table->relid, state->command, slice_of(&state->old_key), slice_of(&state->key),
+					   &state->row)) {
 			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
 		}
 	} else {
-		aipg_update(state->table->relid, slice_of(&state->old_key),
+		aipg_update(state->table->relid, state->command, slice_of(&state->old_key),
 					(aidb_slice){state->current->data, state->current->size}, &state->row);
 	}
 }
@@ -482,7 +485,7 @@ static TupleTableSlot *exec_delete(EState *estate, ResultRelInfo *target, TupleT
 	if (lock_target(target, state, LockTupleExclusive, plan_slot) == NULL) {
 		return NULL;
 	}
-	aipg_delete(state->table->relid, slice_of(&state->old_key));
+	aipg_delete(state->table->relid, state->command, slice_of(&state->old_key));
 	if (target->ri_projectReturning != NULL) {
 		MemoryContextReset(state->current_values);
 		decode_current(state, slot);

@@ -7,15 +7,18 @@
 #include "port/atomics.h"
 #include "prepared.h"
 #include "settings.h"
+#include "storage/condition_variable.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
+#include "storage/proclist.h"
 #include "storage/shmem.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 #define TRANCHE "aidb row locks"
 #define PARTITIONS 64     /* all are held at once to escalate; a process can hold 200 */
@@ -36,11 +39,13 @@ typedef struct lock_entry {
 	uint32 owner;     /* number of the process + 1; 0: of a prepared transaction */
 	uint8 mode;       /* LockTupleMode */
 	bool written;
+	bool on_trial; /* it may be taken back at once */
 } lock_entry;
 
 typedef struct lock_partition {
-	uint32 free;   /* first free entry */
-	uint32 unused; /* entries from here on were never used */
+	ConditionVariable settled; /* a lock that was on trial is no more */
+	uint32 free;               /* first free entry */
+	uint32 unused;             /* entries from here on were never used */
 	uint32 used;
 } lock_partition;
 
@@ -76,6 +81,8 @@ typedef struct request {
 	LockTupleMode mode;
 	bool insert;
 	bool look;        /* and takes nothing */
+	bool on_trial;    /* what is granted is on trial */
+	bool unsettled;   /* a lock in the way is on trial */
 	bool held;        /* the transaction holds the key already, if not as strongly */
 	uint64 blocker;   /* serial of a holder that is in the way */
 	bool prepared;    /* it is a prepared transaction's */
@@ -132,6 +139,7 @@ void aipg_row_lock_shmem_startup(void) {
 		table->partition_size = partition_size();
 		for (int i = 0; i < PARTITIONS; i++) {
 			table->partitions[i].unused = 1;
+			ConditionVariableInit(&table->partitions[i].settled);
 		}
 	}
 	holder_count = 0;
@@ -228,6 +236,19 @@ static void discard(lock_entry *entry) {
 	shared->used--;
 }
 
+/*
+ * A lock in the partition is not on trial any more. Who waits for that has put itself on the list before it looked at the
+ * lock, so if it saw it on trial, we see it there.
+ */
+static void settle(int partition) {
+	ConditionVariable *settled = &table->partitions[partition].settled;
+
+	pg_memory_barrier();
+	if (!proclist_is_empty(&settled->wakeup)) {
+		ConditionVariableBroadcast(settled);
+	}
+}
+
 static holder *current_holder(void) {
 	holder *last = holder_count > 0 ? &holders[holder_count - 1] : NULL;
 
@@ -255,7 +276,8 @@ static attempt_result add_entry(request *wanted) {
 						  .next_held = mine->first,
 						  .index_id = wanted->index_id,
 						  .owner = me(),
-						  .mode = (uint8)wanted->mode};
+						  .mode = (uint8)wanted->mode,
+						  .on_trial = wanted->on_trial};
 	*bucket = place;
 	mine->first = global_place(partition, place);
 	mine->count++;
@@ -308,6 +330,7 @@ static lock_entry *look_at_entries(request *wanted) {
 		if (entry->owner != me()) {
 			if (conflicts(entry->mode, wanted->mode)) {
 				note_blocker(wanted, entry->holder, entry->owner, entry->written);
+				wanted->unsettled = wanted->unsettled || entry->on_trial;
 			}
 		} else if (own == NULL || entry->mode > own->mode) {
 			own = entry;
@@ -323,6 +346,7 @@ static attempt_result attempt(request *wanted) {
 
 	wanted->blocker = 0;
 	wanted->prepared = false;
+	wanted->unsettled = false;
 	wanted->only_locked = true;
 	wanted->held = false;
 	if (look_at_table_locks(wanted)) {
@@ -343,6 +367,7 @@ static attempt_result attempt(request *wanted) {
 	if (own != NULL && mine != NULL && own->holder == mine->serial) {
 		wanted->lock = (aipg_row_lock){.entry = (uint32)(own - entries) + 1, .previous = own->mode};
 		own->mode = (uint8)wanted->mode;
+		own->on_trial = wanted->on_trial;
 		return GRANTED;
 	}
 	return add_entry(wanted);
@@ -421,12 +446,16 @@ static holder *top_holder(void) {
 static void drop_entries(holder *dropped) {
 	for (uint32 place = dropped->first; place != 0;) {
 		lock_entry *entry = entry_at(place);
-		LWLock *latch = latch_of(partition_of(entry->hash));
+		int partition = partition_of(entry->hash);
+		bool on_trial = entry->on_trial;
 
 		place = entry->next_held;
-		LWLockAcquire(latch, LW_EXCLUSIVE);
+		LWLockAcquire(latch_of(partition), LW_EXCLUSIVE);
 		discard(entry);
-		LWLockRelease(latch);
+		LWLockRelease(latch_of(partition));
+		if (on_trial) {
+			settle(partition);
+		}
 	}
 	held -= dropped->count;
 	dropped->first = 0;
@@ -682,26 +711,58 @@ static bool queue_up(const request *wanted, LOCKTAG *tag) {
 	return true;
 }
 
+/* Who is in the way may be so for a moment only. Returns true when that has passed, or may have. */
+static bool await_settled(const request *wanted, bool *listening) {
+	ConditionVariable *settled = &table->partitions[partition_of(wanted->hash)].settled;
+
+	if (!wanted->unsettled) {
+		return false;
+	}
+	if (*listening) {
+		ConditionVariableSleep(settled, PG_WAIT_EXTENSION);
+	} else {
+		ConditionVariablePrepareToSleep(settled); /* and look once more */
+		*listening = true;
+	}
+	return true;
+}
+
+/* Waits for who is in the way, or for one's turn. False when one must not, or need not. */
+static bool wait_once(request *wanted, LockWaitPolicy policy, bool *queued, LOCKTAG *tag) {
+	if (policy == LockWaitError) {
+		report_not_available(wanted);
+	}
+	if (policy == LockWaitSkip || (wanted->insert && wanted->only_locked)) {
+		return false;
+	}
+	if (!*queued && queue_up(wanted, tag)) {
+		*queued = true; /* the one before us may have been the one in the way */
+	} else {
+		wait_for(wanted, wanted->blocker);
+	}
+	return true;
+}
+
 static bool lock_or_wait(request *wanted, LockWaitPolicy policy) {
 	LOCKTAG tag;
 	bool queued = false;
+	bool listening = false;
 
 	aipg_prepared_restore();
 	while (!try_lock(wanted, policy)) {
-		if (wanted->prepared && aipg_prepared_sweep()) {
+		if (await_settled(wanted, &listening) || (wanted->prepared && aipg_prepared_sweep())) {
 			continue;
 		}
-		if (policy == LockWaitError) {
-			report_not_available(wanted);
+		if (listening) {
+			ConditionVariableCancelSleep();
+			listening = false;
 		}
-		if (policy == LockWaitSkip || (wanted->insert && wanted->only_locked)) {
+		if (!wait_once(wanted, policy, &queued, &tag)) {
 			return false;
 		}
-		if (!queued && queue_up(wanted, &tag)) {
-			queued = true; /* the one before us may have been the one in the way */
-		} else {
-			wait_for(wanted, wanted->blocker);
-		}
+	}
+	if (listening) {
+		ConditionVariableCancelSleep();
 	}
 	if (queued) {
 		LockRelease(&tag, queue_mode(wanted->mode), false);
@@ -718,22 +779,32 @@ static request request_for(Oid relation, aidb_slice key, LockTupleMode mode) {
 	return wanted;
 }
 
+static bool grant(request *wanted, LockWaitPolicy policy, aipg_row_lock *lock) {
+	bool granted = lock_or_wait(wanted, policy);
+
+	*lock = wanted->lock;
+	return granted;
+}
+
 bool aipg_row_lock_take(Oid relation, aidb_slice key, LockTupleMode mode, LockWaitPolicy policy, aipg_row_lock *lock) {
 	request wanted = request_for(relation, key, mode);
-	bool granted = lock_or_wait(&wanted, policy);
 
-	*lock = wanted.lock;
-	return granted;
+	return grant(&wanted, policy, lock);
+}
+
+bool aipg_row_lock_try(Oid relation, aidb_slice key, LockTupleMode mode, LockWaitPolicy policy, aipg_row_lock *lock) {
+	request wanted = request_for(relation, key, mode);
+
+	wanted.on_trial = true;
+	return grant(&wanted, policy, lock);
 }
 
 bool aipg_row_lock_take_for_insert(Oid relation, aidb_slice key, aipg_row_lock *lock) {
 	request wanted = request_for(relation, key, LockTupleExclusive);
-	bool granted;
 
+	wanted.on_trial = true;
 	wanted.insert = true;
-	granted = lock_or_wait(&wanted, LockWaitSkip);
-	*lock = wanted.lock;
-	return granted;
+	return grant(&wanted, LockWaitSkip, lock);
 }
 
 bool aipg_row_lock_await_writers(Oid relation, aidb_slice key) {
@@ -744,22 +815,27 @@ bool aipg_row_lock_await_writers(Oid relation, aidb_slice key) {
 	return lock_or_wait(&wanted, LockWaitBlock);
 }
 
-void aipg_row_lock_note_write(const aipg_row_lock *lock) {
+/* Our entries stay where they are, and a byte is read as a whole: no latch is needed to set one. */
+void aipg_row_lock_confirm(const aipg_row_lock *lock) {
 	if (lock->entry != 0) {
-		entry_at(lock->entry)->written = true; /* ours, so it stays where it is; a byte is read as a whole */
+		lock_entry *entry = entry_at(lock->entry);
+
+		entry->on_trial = false;
+		settle(partition_of(entry->hash));
 	}
 }
 
-void aipg_row_lock_undo(const aipg_row_lock *lock) {
-	lock_entry *entry = lock->entry == 0 ? NULL : entry_at(lock->entry);
-	holder *mine = current_holder();
-	LWLock *latch;
-
-	if (entry == NULL) {
-		return;
+void aipg_row_lock_note_write(const aipg_row_lock *lock) {
+	if (lock->entry != 0) {
+		entry_at(lock->entry)->written = true;
+		aipg_row_lock_confirm(lock);
 	}
-	latch = latch_of(partition_of(entry->hash));
-	LWLockAcquire(latch, LW_EXCLUSIVE);
+}
+
+/* The partition is locked. */
+static void take_back(const aipg_row_lock *lock, lock_entry *entry) {
+	holder *mine = current_holder();
+
 	if (lock->fresh) {
 		Assert(mine != NULL && mine->first == lock->entry);
 		mine->first = entry->next_held;
@@ -768,8 +844,22 @@ void aipg_row_lock_undo(const aipg_row_lock *lock) {
 		discard(entry);
 	} else {
 		entry->mode = (uint8)lock->previous;
+		entry->on_trial = false;
 	}
-	LWLockRelease(latch);
+}
+
+void aipg_row_lock_undo(const aipg_row_lock *lock) {
+	lock_entry *entry = lock->entry == 0 ? NULL : entry_at(lock->entry);
+	int partition;
+
+	if (entry == NULL) {
+		return;
+	}
+	partition = partition_of(entry->hash);
+	LWLockAcquire(latch_of(partition), LW_EXCLUSIVE);
+	take_back(lock, entry);
+	LWLockRelease(latch_of(partition));
+	settle(partition);
 }
 
 /* ---- Ends of transactions ------------------------------------------------------------------------------ */

@@ -40,9 +40,16 @@ typedef struct aipg_row_lock {
 extern bool aipg_row_lock_take(Oid relation, aidb_slice key, LockTupleMode mode, LockWaitPolicy policy,
 							   aipg_row_lock *lock);
 /*
- * The same for a key that is to be inserted, in the strongest mode and without waiting: false when others hold the key.
- * Who meets a lock waits until its holder ends, even if the lock is taken back at once; so first await the writers and look
- * for a row when one is to be expected.
+ * The same, on trial: the row under the key is to be looked at, and then the lock is confirmed, or taken back when there is
+ * none. Until then others who want the key wait for that, not for the holder's end. Nothing that can wait for another
+ * transaction may come in between.
+ */
+extern bool aipg_row_lock_try(Oid relation, aidb_slice key, LockTupleMode mode, LockWaitPolicy policy,
+							  aipg_row_lock *lock);
+extern void aipg_row_lock_confirm(const aipg_row_lock *lock);
+extern void aipg_row_lock_undo(const aipg_row_lock *lock);
+/*
+ * On trial, for a key that is to be inserted, in the strongest mode and without waiting: false when others hold the key.
  */
 extern bool aipg_row_lock_take_for_insert(Oid relation, aidb_slice key, aipg_row_lock *lock);
 /*
@@ -50,10 +57,8 @@ extern bool aipg_row_lock_take_for_insert(Oid relation, aidb_slice key, aipg_row
  * so that a row should be there.
  */
 extern bool aipg_row_lock_await_writers(Oid relation, aidb_slice key);
-/* The transaction writes the key: others who insert it must wait for the outcome. */
+/* Confirms it, and the transaction writes the key: others who insert it must wait for the outcome. */
 extern void aipg_row_lock_note_write(const aipg_row_lock *lock);
-/* Takes the last request back. */
-extern void aipg_row_lock_undo(const aipg_row_lock *lock);
 
 /* Ends of (sub)transactions, by nesting level. At its end a subtransaction leaves what it holds to the one above it. */
 extern void aipg_row_locks_subcommit(int level);

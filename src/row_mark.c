@@ -134,8 +134,11 @@ aipg_row_mark *aipg_row_mark_begin(EState *estate, Index rti, const aipg_table *
 	aipg_row_mark *mark;
 	MemoryContext caller;
 
-	if (wanted == NULL || !RowMarkRequiresRowShareLock(wanted->markType) || estate->es_epq_active != NULL) {
+	if (wanted == NULL || !RowMarkRequiresRowShareLock(wanted->markType)) {
 		return NULL;
+	}
+	if (wanted->ermExtra != NULL) {
+		return wanted->ermExtra; /* EvalPlanQual runs the plan again, with the query's own marks */
 	}
 	caller = MemoryContextSwitchTo(estate->es_query_cxt);
 	mark = palloc0(sizeof(*mark));

@@ -11,7 +11,7 @@
  * Bounds with data NULL are open; the caller keeps them as long as the cursor. In the current memory context.
  *
  * While it is open the set may change, and spill, as long as that does not concern what the cursor shows: by writes of
- * commands not below `below`, and by the abort of those.
+ * commands not below `below`, and by the abort of those. A write of a lower command that is added is shown or not.
  */
 typedef struct aipg_write_cursor aipg_write_cursor;
 
