@@ -46,7 +46,7 @@ IS 'keys from lower (inclusive) to upper (exclusive) in order, or backwards; nul
 
 CREATE FUNCTION stats() RETURNS TABLE (name text, value bigint)
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 40 AS 'MODULE_PATHNAME', 'aipg_sql_stats';
-COMMENT ON FUNCTION stats() IS 'counters since the server started, and present sizes';
+COMMENT ON FUNCTION stats() IS 'counters since the server started, present sizes, and what is held now';
 
 CREATE FUNCTION flush() RETURNS void
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_flush';

@@ -360,10 +360,27 @@ static aipg_row_state judge_own(const aipg_view *view, const aipg_write *own, ai
 	return AIPG_ROW_SAME;
 }
 
+/* One key of those that a row is looked for under. */
+typedef struct locked_key {
+	locked_row *row;
+	aidb_slice key;
+	bool gone;  /* there is no row to be locked any more */
+	bool again; /* it is to be looked for under another key */
+} locked_key;
+
+/* Who would have to wait need not when the row has gone already, or is too new. */
+static bool has_gone(void *argument) {
+	locked_key *wanted = argument;
+
+	wanted->gone = judge_committed(wanted->row, wanted->key, &wanted->again) == AIPG_ROW_GONE;
+	return wanted->gone;
+}
+
 /* Locks the key, and judges the row under it unless it is the transaction's own. */
-static aipg_row_state lock_key(locked_row *row, Oid relation, aidb_slice key, LockWaitPolicy policy, bool *again) {
+static aipg_row_state lock_key(locked_key *wanted, Oid relation, LockWaitPolicy policy) {
+	locked_row *row = wanted->row;
 	aipg_write own;
-	bool is_own = newest_own(key, &own);
+	bool is_own = newest_own(wanted->key, &own);
 	aipg_row_state state = AIPG_ROW_SAME;
 	aipg_row_lock lock;
 
@@ -373,11 +390,11 @@ static aipg_row_state lock_key(locked_row *row, Oid relation, aidb_slice key, Lo
 	if (state != AIPG_ROW_SAME) {
 		return state;
 	}
-	if (!aipg_row_lock_try(relation, key, row->mode, policy, &lock)) {
-		return AIPG_ROW_BUSY;
+	if (!aipg_row_lock_try(relation, wanted->key, row->mode, policy, is_own ? NULL : has_gone, wanted, &lock)) {
+		return wanted->gone ? AIPG_ROW_GONE : AIPG_ROW_BUSY;
 	}
 	if (!is_own) {
-		state = judge_committed(row, key, again);
+		state = judge_committed(row, wanted->key, &wanted->again);
 	}
 	if (state == AIPG_ROW_GONE) {
 		aipg_row_lock_undo(&lock);
@@ -390,16 +407,17 @@ static aipg_row_state lock_key(locked_row *row, Oid relation, aidb_slice key, Lo
 aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
 							 LockWaitPolicy policy, aidb_buffer *current, StringInfo moved) {
 	locked_row row = {.view = view, .mode = mode, .current = current, .moved = moved};
+	locked_key wanted = {.row = &row, .key = key};
 	aipg_row_state state;
-	bool again;
 
 	aipg_transaction_check_open();
 	resetStringInfo(moved);
 	do {
-		again = false;
-		state = lock_key(&row, relation, key, policy, &again);
-		key = (aidb_slice){moved->data, (size_t)moved->len};
-	} while (again);
+		wanted.again = false;
+		wanted.gone = false;
+		state = lock_key(&wanted, relation, policy);
+		wanted.key = (aidb_slice){moved->data, (size_t)moved->len};
+	} while (wanted.again);
 	return state;
 }
 
@@ -422,10 +440,11 @@ aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice 
 	if (newest_own(key, &own)) {
 		return judge_own(view, &own, current);
 	}
-	aipg_row_lock_try(relation, key, mode, LockWaitBlock, &lock);
+	aipg_row_lock_try(relation, key, mode, LockWaitBlock, NULL, NULL, &lock);
 	newest = aipg_newest_committed(key, current);
 	if (!newest.found) {
 		aipg_row_lock_undo(&lock);
+		refuse_newer("delete");
 		return AIPG_ROW_GONE;
 	}
 	aipg_row_lock_confirm(&lock);
@@ -539,31 +558,26 @@ bool aipg_insert(Oid relation, CommandId command, aidb_slice key, StringInfo row
 			return false;
 		}
 		incarnation = new_incarnation(own.value.size > 0);
-		aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
-	} else if (!lock_absent(relation, key, &lock, &incarnation)) {
+		aipg_row_lock_write(relation, key, LockTupleExclusive);
+	} else if (lock_absent(relation, key, &lock, &incarnation)) {
+		aipg_row_lock_note_write(&lock);
+	} else {
 		aipg_predicate_check_duplicate(relation, key);
 		return false;
 	}
 	aipg_row_set_incarnation(row, incarnation);
-	aipg_row_lock_note_write(&lock);
 	add_write(relation, command, key, false, false, row_slice(row));
 	return true;
 }
 
 void aipg_update(Oid relation, CommandId command, aidb_slice key, aidb_slice current, StringInfo row) {
-	aipg_row_lock lock;
-
-	aipg_row_lock_take(relation, key, LockTupleNoKeyExclusive, LockWaitBlock, &lock);
+	aipg_row_lock_write(relation, key, LockTupleNoKeyExclusive);
 	aipg_row_set_incarnation(row, aipg_row_incarnation(current));
-	aipg_row_lock_note_write(&lock);
 	add_write(relation, command, key, true, false, row_slice(row));
 }
 
 static void delete_noted(Oid relation, CommandId command, aidb_slice key, aidb_slice note) {
-	aipg_row_lock lock;
-
-	aipg_row_lock_take(relation, key, LockTupleExclusive, LockWaitBlock, &lock);
-	aipg_row_lock_note_write(&lock);
+	aipg_row_lock_write(relation, key, LockTupleExclusive);
 	add_write(relation, command, key, true, true, note);
 }
 
@@ -575,6 +589,7 @@ bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice to, S
 	char note[sizeof(uint64) + AIDB_MAX_KEY_BYTES];
 	uint64 incarnation;
 
+	aipg_row_lock_write(relation, key, LockTupleExclusive); /* who inserts it must not find the row there */
 	if (!aipg_insert(relation, command, to, row)) {
 		return false;
 	}
@@ -586,11 +601,8 @@ bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice to, S
 }
 
 static void write_blind(aidb_slice key, bool is_delete, aidb_slice value) {
-	aipg_row_lock lock;
-
 	aipg_transaction_begin_write();
-	aipg_row_lock_take(InvalidOid, key, LockTupleExclusive, LockWaitBlock, &lock);
-	aipg_row_lock_note_write(&lock);
+	aipg_row_lock_write(InvalidOid, key, LockTupleExclusive);
 	add_write(InvalidOid, GetCurrentCommandId(true), key, true, is_delete, value);
 }
 

@@ -17,6 +17,7 @@
 #include "key_codec.h"
 #include "miscadmin.h"
 #include "row_lock.h"
+#include "shared.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -356,6 +357,9 @@ static const number_place numbers[] = {
 	NUMBER(cache_bytes),
 	NUMBER(entries),
 	NUMBER(snapshots),
+	NUMBER(readers),
+	NUMBER(reservations),
+	NUMBER(reserved_bytes),
 	NUMBER(sequence),
 	NUMBER(oldest_snapshot),
 };
@@ -375,6 +379,7 @@ Datum aipg_sql_stats(PG_FUNCTION_ARGS) {
 	}
 	return_number(result, "row_locks", aipg_row_locks_count());
 	return_number(result, "writes_off", stats.writes_off);
+	return_number(result, "asynchronous_commits", pg_atomic_read_u32(&aipg_shared_memory->asynchronous_commits));
 	return (Datum)0;
 }
 

@@ -221,8 +221,9 @@ void aipg_require_lsn(uint64 lsn) {
 /* ---- Fault points -------------------------------------------------------------------------------------- */
 
 /*
- * aidb.fault_point = 'name=action': kill (this process, by SIGKILL), kill-all (the postmaster too), error, pause
- * (100 ms). Inside the engine only those that do not raise are possible; `error` is ignored there.
+ * aidb.fault_point = 'name=action': kill (this process, by SIGKILL), kill-all (the postmaster too), panic, terminate and
+ * cancel (as by the functions of these names), error, fatal, pause (100 ms). Inside the engine only those that do not
+ * raise are possible: `error` and `fatal` are ignored there. They are not for steps after the commit point either.
  */
 static bool fault_is(const char *name, const char *action) {
 	size_t length = strlen(name);
@@ -242,6 +243,15 @@ static void host_fault_point(void *context, const char *name) {
 	if (fault_is(name, "kill")) {
 		kill(MyProcPid, SIGKILL);
 	}
+	if (fault_is(name, "panic")) {
+		ereport(PANIC, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("fault point \"%s\" reached", name)));
+	}
+	if (fault_is(name, "terminate")) {
+		kill(MyProcPid, SIGTERM);
+	}
+	if (fault_is(name, "cancel")) {
+		kill(MyProcPid, SIGINT);
+	}
 	if (fault_is(name, "pause")) {
 		pg_usleep(100000L);
 	}
@@ -249,8 +259,9 @@ static void host_fault_point(void *context, const char *name) {
 
 void aipg_fault_point(const char *name) {
 	host_fault_point(NULL, name);
-	if (aipg_fault_setting != NULL && fault_is(name, "error")) {
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("fault point \"%s\" reached", name)));
+	if (aipg_fault_setting != NULL && (fault_is(name, "error") || fault_is(name, "fatal"))) {
+		ereport(fault_is(name, "fatal") ? FATAL : ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR), errmsg("fault point \"%s\" reached", name)));
 	}
 }
 

@@ -80,9 +80,12 @@ typedef struct request {
 	uint32 index_id;
 	LockTupleMode mode;
 	bool insert;
-	bool look;        /* and takes nothing */
-	bool on_trial;    /* what is granted is on trial */
-	bool unsettled;   /* a lock in the way is on trial */
+	bool look;      /* and takes nothing */
+	bool on_trial;  /* what is granted is on trial */
+	bool unsettled; /* a lock in the way is on trial */
+	bool write;     /* an outer subtransaction's lock will not do: it outlives the write */
+	aipg_row_lock_moot moot;
+	void *moot_argument;
 	bool held;        /* the transaction holds the key already, if not as strongly */
 	uint64 blocker;   /* serial of a holder that is in the way */
 	bool prepared;    /* it is a prepared transaction's */
@@ -255,6 +258,12 @@ static holder *current_holder(void) {
 	return last != NULL && last->level == GetCurrentTransactionNestLevel() ? last : NULL;
 }
 
+static bool is_current(const lock_entry *entry) {
+	const holder *mine = current_holder();
+
+	return mine != NULL && entry->holder == mine->serial;
+}
+
 static attempt_result add_entry(request *wanted) {
 	int partition = partition_of(wanted->hash);
 	holder *mine = current_holder();
@@ -332,7 +341,7 @@ static lock_entry *look_at_entries(request *wanted) {
 				note_blocker(wanted, entry->holder, entry->owner, entry->written);
 				wanted->unsettled = wanted->unsettled || entry->on_trial;
 			}
-		} else if (own == NULL || entry->mode > own->mode) {
+		} else if (own == NULL || entry->mode > own->mode || (entry->mode == own->mode && is_current(entry))) {
 			own = entry;
 		}
 	}
@@ -342,7 +351,6 @@ static lock_entry *look_at_entries(request *wanted) {
 
 static attempt_result attempt(request *wanted) {
 	lock_entry *own;
-	holder *mine;
 
 	wanted->blocker = 0;
 	wanted->prepared = false;
@@ -353,7 +361,7 @@ static attempt_result attempt(request *wanted) {
 		return GRANTED;
 	}
 	own = look_at_entries(wanted);
-	if (own != NULL && own->mode >= wanted->mode) {
+	if (own != NULL && own->mode >= wanted->mode && (!wanted->write || own->written || is_current(own))) {
 		wanted->lock = (aipg_row_lock){.entry = (uint32)(own - entries) + 1, .previous = own->mode};
 		return GRANTED;
 	}
@@ -363,8 +371,7 @@ static attempt_result attempt(request *wanted) {
 	if (wanted->look) {
 		return GRANTED;
 	}
-	mine = current_holder();
-	if (own != NULL && mine != NULL && own->holder == mine->serial) {
+	if (own != NULL && is_current(own)) {
 		wanted->lock = (aipg_row_lock){.entry = (uint32)(own - entries) + 1, .previous = own->mode};
 		own->mode = (uint8)wanted->mode;
 		own->on_trial = wanted->on_trial;
@@ -743,13 +750,18 @@ static bool wait_once(request *wanted, LockWaitPolicy policy, bool *queued, LOCK
 	return true;
 }
 
+static bool is_moot(const request *wanted) {
+	return wanted->moot != NULL && wanted->moot(wanted->moot_argument);
+}
+
 static bool lock_or_wait(request *wanted, LockWaitPolicy policy) {
 	LOCKTAG tag;
 	bool queued = false;
 	bool listening = false;
+	bool granted;
 
 	aipg_prepared_restore();
-	while (!try_lock(wanted, policy)) {
+	while (!(granted = try_lock(wanted, policy))) {
 		if (await_settled(wanted, &listening) || (wanted->prepared && aipg_prepared_sweep())) {
 			continue;
 		}
@@ -757,8 +769,8 @@ static bool lock_or_wait(request *wanted, LockWaitPolicy policy) {
 			ConditionVariableCancelSleep();
 			listening = false;
 		}
-		if (!wait_once(wanted, policy, &queued, &tag)) {
-			return false;
+		if (is_moot(wanted) || !wait_once(wanted, policy, &queued, &tag)) {
+			break;
 		}
 	}
 	if (listening) {
@@ -767,7 +779,7 @@ static bool lock_or_wait(request *wanted, LockWaitPolicy policy) {
 	if (queued) {
 		LockRelease(&tag, queue_mode(wanted->mode), false);
 	}
-	return true;
+	return granted;
 }
 
 /* ---- Requests ------------------------------------------------------------------------------------------ */
@@ -792,11 +804,23 @@ bool aipg_row_lock_take(Oid relation, aidb_slice key, LockTupleMode mode, LockWa
 	return grant(&wanted, policy, lock);
 }
 
-bool aipg_row_lock_try(Oid relation, aidb_slice key, LockTupleMode mode, LockWaitPolicy policy, aipg_row_lock *lock) {
+bool aipg_row_lock_try(Oid relation, aidb_slice key, LockTupleMode mode, LockWaitPolicy policy, aipg_row_lock_moot moot,
+					   void *argument, aipg_row_lock *lock) {
 	request wanted = request_for(relation, key, mode);
 
 	wanted.on_trial = true;
+	wanted.moot = moot;
+	wanted.moot_argument = argument;
 	return grant(&wanted, policy, lock);
+}
+
+void aipg_row_lock_write(Oid relation, aidb_slice key, LockTupleMode mode) {
+	request wanted = request_for(relation, key, mode);
+	aipg_row_lock lock;
+
+	wanted.write = true;
+	grant(&wanted, LockWaitBlock, &lock);
+	aipg_row_lock_note_write(&lock);
 }
 
 bool aipg_row_lock_take_for_insert(Oid relation, aidb_slice key, aipg_row_lock *lock) {

@@ -42,10 +42,12 @@ extern bool aipg_row_lock_take(Oid relation, aidb_slice key, LockTupleMode mode,
 /*
  * The same, on trial: the row under the key is to be looked at, and then the lock is confirmed, or taken back when there is
  * none. Until then others who want the key wait for that, not for the holder's end. Nothing that can wait for another
- * transaction may come in between.
+ * transaction may come in between. `moot` is asked before each wait; when the lock is of no use it returns true, and so
+ * the request false.
  */
+typedef bool (*aipg_row_lock_moot)(void *argument);
 extern bool aipg_row_lock_try(Oid relation, aidb_slice key, LockTupleMode mode, LockWaitPolicy policy,
-							  aipg_row_lock *lock);
+							  aipg_row_lock_moot moot, void *argument, aipg_row_lock *lock);
 extern void aipg_row_lock_confirm(const aipg_row_lock *lock);
 extern void aipg_row_lock_undo(const aipg_row_lock *lock);
 /*
@@ -57,8 +59,10 @@ extern bool aipg_row_lock_take_for_insert(Oid relation, aidb_slice key, aipg_row
  * so that a row should be there.
  */
 extern bool aipg_row_lock_await_writers(Oid relation, aidb_slice key);
-/* Confirms it, and the transaction writes the key: others who insert it must wait for the outcome. */
+/* Confirms it, and the subtransaction writes the key: others who insert it must wait for the outcome. */
 extern void aipg_row_lock_note_write(const aipg_row_lock *lock);
+/* Both in one, for a key that is to be written for sure. */
+extern void aipg_row_lock_write(Oid relation, aidb_slice key, LockTupleMode mode);
 
 /* Ends of (sub)transactions, by nesting level. At its end a subtransaction leaves what it holds to the one above it. */
 extern void aipg_row_locks_subcommit(int level);

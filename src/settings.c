@@ -31,8 +31,9 @@ void aipg_settings_init(void) {
 							"A hard limit: AiDb uses no more shared memory than this, whatever is loaded.",
 							&aipg_memory_mb, 256, MIN_MEMORY_MB, MAX_MEMORY_MB, PGC_POSTMASTER, GUC_UNIT_MB, NULL, NULL,
 							NULL);
-	DefineCustomStringVariable("aidb.fault_point", "Lets a step of a commit or of recovery fail, for tests.",
-							   "name=action, where action is kill, kill-all, error or pause.", &aipg_fault_setting, "",
-							   PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
+	DefineCustomStringVariable(
+		"aidb.fault_point", "Lets a step of a commit or of recovery fail, for tests.",
+		"name=action, where action is kill, kill-all, panic, terminate, cancel, error, fatal or pause.",
+		&aipg_fault_setting, "", PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("aidb");
 }

@@ -279,6 +279,7 @@ static void commit(void) {
 
 /* A prepared batch needs nothing: PostgreSQL's commit log says that it is aborted. */
 static void abort_transaction(void) {
+	aipg_fault_point("abort_begin");
 	stop_counting();
 	if (current.stage == RESERVED) {
 		aidb_write_cancel(aipg_store_if_attached(), &current.reservation);
@@ -287,6 +288,7 @@ static void abort_transaction(void) {
 	aipg_row_locks_release();
 	forget();
 	aipg_view_transaction_end();
+	aipg_fault_point("abort_end");
 }
 
 /* As for a mixed transaction: PostgreSQL decides, if only later and elsewhere. */
@@ -341,12 +343,14 @@ static void subtransaction_event(SubXactEvent event, SubTransactionId id, SubTra
 	int level = GetCurrentTransactionNestLevel();
 
 	if (event == SUBXACT_EVENT_ABORT_SUB) {
+		aipg_fault_point("subtransaction_abort");
 		aipg_view_subtransaction_abort(level);
 		if (current.writes != NULL) {
 			aipg_write_set_subabort(current.writes, level);
 		}
 		aipg_row_locks_subabort(level);
 	} else if (event == SUBXACT_EVENT_COMMIT_SUB) {
+		aipg_fault_point("subtransaction_commit");
 		if (current.writes != NULL) {
 			aipg_write_set_subcommit(current.writes, level);
 		}

@@ -147,5 +147,5 @@ void aipg_worker_main(Datum argument) {
 					  PG_WAIT_EXTENSION);
 		}
 	}
-	proc_exit(0);
+	proc_exit(1); /* with 0 it would never be started again */
 }

@@ -95,6 +95,7 @@ struct aidb_db {
 	lsm_shared *shared;
 	char *directory;
 	lsm_file_table *files;
+	_Atomic uint64_t removed_count; /* of the removed files, how many are not among `files` any more */
 	int lock;                       /* the directory's ownership, -1 when not this handle's */
 	aidb_host *own_host;            /* made by aidb_open; NULL when attached */
 	lsm_segment_file write_segment; /* under the log's write latch */
@@ -152,5 +153,7 @@ aidb_status lsm_flush_oldest(aidb_db *db, bool *did);
 aidb_status lsm_compact_once(aidb_db *db, bool *did);
 /* Gives back what is retired and removes dead files. */
 void lsm_reclaim(aidb_db *db);
+/* Closes what this process has open of files that were removed. */
+void lsm_close_removed(aidb_db *db);
 
 #endif

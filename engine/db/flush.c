@@ -178,3 +178,17 @@ void lsm_reclaim(aidb_db *db) {
 
 	lsm_versions_reclaim(&db->arena, &shared->heap, &shared->versions, shared->memtables, remove_dead_file, db);
 }
+
+void lsm_close_removed(aidb_db *db) {
+	lsm_versions *versions = &db->shared->versions;
+	uint64_t count = atomic_load(&versions->removed_count);
+	uint64_t closed = atomic_exchange(&db->removed_count, count);
+
+	for (uint64_t i = closed; i < count && count - closed <= LSM_REMOVED_FILES; i++) {
+		lsm_file_table_forget(db->files, atomic_load(&versions->removed_files[i % LSM_REMOVED_FILES]));
+	}
+	/* numbers that others have taken the place of, before or while they were read */
+	if (atomic_load(&versions->removed_count) - closed > LSM_REMOVED_FILES) {
+		lsm_file_table_clear(db->files);
+	}
+}

@@ -76,6 +76,10 @@ aidb_status lsm_enter(aidb_db *db, uint32_t *member) {
 		return lsm_fail(AIDB_INVALID, "the store \"%s\" is not open: it was not started, or has been stopped",
 						db->directory);
 	}
+	if (atomic_load_explicit(&shared->versions.removed_count, memory_order_relaxed) !=
+		atomic_load_explicit(&db->removed_count, memory_order_relaxed)) {
+		lsm_close_removed(db);
+	}
 	*member = number;
 	return AIDB_OK;
 }

@@ -60,6 +60,31 @@ static void add_snapshots(const aidb_db *db, aidb_stats *stats) {
 	}
 }
 
+/* What members hold at this moment; zero when nobody is inside a call or between reservation and commit. */
+static void add_holdings(const aidb_db *db, uint32_t self, aidb_stats *stats) {
+	for (uint32_t member = 0; member < db->shared->epochs.members; member++) {
+		const lsm_member_slot *slot = lsm_member_slot_of(&db->arena, member);
+
+		stats->reservations += atomic_load_explicit(&slot->reservations, memory_order_relaxed);
+		if (member != self && atomic_load_explicit(&slot->epoch, memory_order_relaxed) != 0) {
+			stats->readers++;
+		}
+	}
+}
+
+/* Log promised to reservations; 0 also when the arena is poisoned. */
+static uint64_t reserved_log(const aidb_db *db) {
+	lsm_commits *commits = &db->shared->commits;
+	uint64_t bytes;
+
+	if (!lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
+		return 0;
+	}
+	bytes = commits->log_reserved;
+	lsm_latch_release(&db->arena.waiting, &commits->latch);
+	return bytes;
+}
+
 void aidb_stats_get(aidb_db *db, aidb_stats *stats) {
 	lsm_shared *shared = db->shared;
 	lsm_counters *counters = &shared->counters;
@@ -85,5 +110,7 @@ void aidb_stats_get(aidb_db *db, aidb_stats *stats) {
 		add_files(db, member, stats);
 		add_read_counters(db, stats);
 		add_snapshots(db, stats);
+		add_holdings(db, member, stats);
+		stats->reserved_bytes = reserved_log(db);
 	}
 }

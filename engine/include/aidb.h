@@ -414,7 +414,7 @@ AIDB_PUBLIC aidb_status aidb_work(aidb_db *db, aidb_work_kind kind, bool *did);
 
 #define AIDB_LEVELS 7
 
-/* Counters since the arena was formatted, and present sizes. */
+/* Counters since the arena was formatted, present sizes, and what is held at this moment. */
 typedef struct aidb_stats {
 	uint64_t commits;
 	uint64_t log_writes;
@@ -442,6 +442,9 @@ typedef struct aidb_stats {
 	uint64_t level_bytes[AIDB_LEVELS];
 	uint64_t log_live_bytes; /* log that recovery would replay */
 	uint64_t snapshots;      /* registered now */
+	uint64_t readers;        /* members inside a call that reads, besides this one */
+	uint64_t reservations;   /* neither committed nor cancelled, of aidb_write_reserve */
+	uint64_t reserved_bytes; /* of log that is promised to them */
 	aidb_sequence sequence;  /* newest visible */
 	aidb_sequence oldest_snapshot;
 	bool writes_off; /* an I/O error turned writes off */

@@ -224,16 +224,29 @@ void lsm_file_table_unpin(lsm_file_table *table, uint64_t number, int file) {
 	pthread_mutex_unlock(&table->mutex);
 }
 
+/* Closes the file of a place, now or with its last unpin. */
+static void forget_place(lsm_file_table *table, int i) {
+	table->numbers[i] = 0;
+	if (table->places[i].pins == 0) {
+		close_place(table, i);
+	}
+}
+
 void lsm_file_table_forget(lsm_file_table *table, uint64_t number) {
 	int i;
 
 	pthread_mutex_lock(&table->mutex);
 	i = find(table, number);
 	if (i >= 0) {
-		table->numbers[i] = 0;
-		if (table->places[i].pins == 0) {
-			close_place(table, i);
-		}
+		forget_place(table, i);
+	}
+	pthread_mutex_unlock(&table->mutex);
+}
+
+void lsm_file_table_clear(lsm_file_table *table) {
+	pthread_mutex_lock(&table->mutex);
+	for (int i = 0; i < LSM_OPEN_FILES; i++) {
+		forget_place(table, i);
 	}
 	pthread_mutex_unlock(&table->mutex);
 }

@@ -22,6 +22,8 @@ aidb_status lsm_file_table_pin(lsm_file_table *table, uint64_t number, int *file
 void lsm_file_table_unpin(lsm_file_table *table, uint64_t number, int file);
 /* Closes a file that was removed, when this process has it open. */
 void lsm_file_table_forget(lsm_file_table *table, uint64_t number);
+/* Closes all files that are not pinned; those that are, with their last unpin. */
+void lsm_file_table_clear(lsm_file_table *table);
 
 /* "directory/000123.sst" into `path`. */
 #define LSM_PATH_BYTES 1024

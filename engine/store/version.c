@@ -227,6 +227,12 @@ static bool take_dead_files(const lsm_arena *arena, lsm_versions *versions, uint
 	}
 	*dead = *link;
 	*link = 0;
+	for (lsm_ref ref = *dead; ref != 0; ref = ((lsm_file *)lsm_at(arena, ref))->next_retired) {
+		uint64_t count = atomic_load(&versions->removed_count);
+
+		atomic_store(&versions->removed_files[count % LSM_REMOVED_FILES], ((lsm_file *)lsm_at(arena, ref))->number);
+		atomic_store(&versions->removed_count, count + 1);
+	}
 	return *dead != 0;
 }
 

@@ -4,7 +4,8 @@
  * A version is immutable and lies in the arena's heap. Readers load the current one inside an epoch and use it without
  * any count or latch. A change (memtable full, flush, compaction) builds a new version, makes it current and retires
  * the old one; retired versions, files and memtables are given back when no epoch can show them any more. Retired
- * files are removed from disk then. Version numbers increase; an iterator that finds another number seeks anew.
+ * files are removed from disk then, and their numbers remembered for a while, so that each process can close them: the disk
+ * keeps the blocks of a file while anybody has it open. Version numbers increase; an iterator that finds another number seeks anew.
  *
  * Locks: `latch` serialises changes and protects everything but `current`.
  */
@@ -62,13 +63,18 @@ uint32_t lsm_level_find(const lsm_arena *arena, const lsm_version *version, int 
 /* Whether the file's keys meet [smallest, largest]. */
 bool lsm_file_overlaps(const lsm_file *file, aidb_slice smallest, aidb_slice largest);
 
+/* How many of the files that were removed last are remembered, for processes that have them open. */
+#define LSM_REMOVED_FILES 64u
+
 typedef struct lsm_versions {
 	lsm_latch latch;
 	_Atomic lsm_ref current;
+	_Atomic uint64_t removed_count; /* files that no reader can find any more, ever */
 	_Atomic uint64_t next_file_number;
 	lsm_ref retired_versions;
 	lsm_ref retired_files;
-	uint64_t retired_memtable_epochs[LSM_MEMTABLES]; /* 0: not retired */
+	uint64_t retired_memtable_epochs[LSM_MEMTABLES];   /* 0: not retired */
+	_Atomic uint64_t removed_files[LSM_REMOVED_FILES]; /* number of the i-th, in [i % LSM_REMOVED_FILES] */
 	lsm_event changed; /* signalled after every change and every reclaim that freed something */
 } lsm_versions;
 

@@ -69,6 +69,17 @@ sub read_end {
 	}
 }
 
+# Waits until the server ends the connection, as it does with all of them some time after one of its processes has died.
+sub wait_lost {
+	my ($self) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	while (defined $self->run('SELECT 1')) {
+		die 'the server does not end the connection' if time > $deadline;
+		sleep 0.01;
+	}
+	return;
+}
+
 sub lose {
 	my ($self) = @_;
 	$self->close;

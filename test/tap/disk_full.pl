@@ -45,6 +45,31 @@ sub error_of {
 	return $error;
 }
 
+# Transactions of all kinds are refused as a whole, and those that roll back do so.
+sub check_refused {
+	my ($session, $rows, $state) = @_;
+	my $insert = "INSERT INTO item SELECT i, repeat(md5(i::text), 32) FROM generate_series(-3000, -1001) i";
+	my %transactions = (
+		'of many batches' => [ $insert ],
+		'of many batches, asynchronous' => [ 'SET LOCAL synchronous_commit = off', $insert ],
+		'mixed' => [ 'INSERT INTO heap VALUES (3)', "$insert WHERE i < -2300" ],
+		'mixed of many batches' => [ 'INSERT INTO heap VALUES (4)', $insert ],
+		'with savepoints' => [ 'SAVEPOINT s', $insert, 'ROLLBACK TO s', 'SAVEPOINT t', $insert, 'RELEASE t' ]);
+	for my $name (sort keys %transactions) {
+		is($session->transaction(@{ $transactions{$name} }), $state, "a transaction $name is refused");
+	}
+	is($session->run("BEGIN\\; $insert\\; INSERT INTO heap VALUES (5)\\; ROLLBACK"), '00000', 'one that rolls back does so');
+	is(join(',', $session->rows('SELECT count(*), count(DISTINCT v), max(k) FROM item')), "$rows|$rows|$rows",
+		'and nothing of them is there');
+	is(join(',', $session->rows('SELECT count(*) FROM heap')), '1', 'nor on the heap');
+	my $held = join ', ', $session->rows(<<'SQL');
+SELECT name || ': ' || value FROM aidb.stats() WHERE value <> (name = 'snapshots')::int
+	AND name IN ('snapshots', 'readers', 'reservations', 'reserved_bytes', 'row_locks', 'asynchronous_commits')
+SQL
+	is($held, '', 'nor is anything held for them');
+	return;
+}
+
 # What must hold while writes fail, and after there is room again.
 sub check_full {
 	my ($node, $rows, $state, $make_room) = @_;
@@ -56,6 +81,7 @@ SQL
 	is(join(',', $session->rows('SELECT count(*), count(DISTINCT v), max(k) FROM item')), "$rows|$rows|$rows",
 		'all acknowledged rows can be read, and no others');
 	is(join(',', $session->rows('SELECT count(*) FROM heap')), '1', 'heap tables can be read');
+	check_refused($session, $rows, $state);
 	$session->rows('INSERT INTO heap VALUES (2)');
 	$make_room->($session);
 	$rows = insert_until($session, $rows);
@@ -92,11 +118,27 @@ SH
 	return;
 }
 
+# A transaction that finds room for some of its batches and not for all leaves nothing, not even the disk full.
+sub fill_in_the_middle {
+	my ($node) = @_;
+	my $session = AidbSession->connect_until($node);
+	my ($rows) = $session->rows('SELECT count(*) FROM item');
+	is($session->transaction('INSERT INTO heap VALUES (6)', <<"SQL"), '53100', 'a transaction fills the disk');
+INSERT INTO item SELECT i, (SELECT string_agg(md5(concat(i, j, random())), '') FROM generate_series(1, 32) j)
+	FROM generate_series(-30000, -1001) i
+SQL
+	is(join(',', $session->rows('SELECT count(*), (SELECT count(*) FROM heap WHERE k = 6) FROM item')), "$rows|0",
+		'and nothing of it is there');
+	$rows = insert_until($session, $rows);
+	is(join(',', $session->rows('SELECT count(*) FROM item')), $rows, 'after it, writes go on');
+	return;
+}
+
 my $can_mount = system('unshare --user --map-root-user --mount sh -c "mount -t tmpfs tmpfs /mnt" 2>/dev/null') == 0;
 my $cannot = 'this machine does not let users mount file systems of their own';
 
 SKIP: {
-	skip $cannot, 9 unless $can_mount;
+	skip $cannot, 21 unless $can_mount;
 	my $node = AidbNode->create('small', memory => '16MB', conf => 'log_statement = none');
 	start_on_small_disk($node, 'aidb', '24m');
 	$node->safe_psql('postgres', "CREATE EXTENSION aidb; $tables");
@@ -105,6 +147,7 @@ SKIP: {
 	my ($rows, $state) = fill($session, 0);
 	is($state, '53100', "the disk is full after $rows rows, and the commit is refused");
 	check_full($node, $rows, $state, sub { $_[0]->rows("COPY (SELECT 1) TO PROGRAM 'rm aidb/ballast'") });
+	fill_in_the_middle($node);
 	$node->stop;
 }
 

@@ -328,6 +328,38 @@ static void reservation_becomes_a_commit(void **state) {
 	aidb_batch_destroy(batch);
 }
 
+static void statistics_show_what_is_held(void **state) {
+	aidb_batch *batch = batch_of("key", "value");
+	aidb_reservation kept, cancelled;
+	aidb_stats stats;
+	test_store store;
+	uint32_t other;
+
+	(void)state;
+	open_small(&store);
+	assert_int_equal(stats_of(store.db).reservations, 0);
+	assert_int_equal(stats_of(store.db).reserved_bytes, 0);
+	assert_int_equal(stats_of(store.db).readers, 0);
+	assert_ok(aidb_write_reserve(store.db, batch, &kept));
+	assert_ok(aidb_write_reserve(store.db, batch, &cancelled));
+	other = kept.member + 1;
+	lsm_epoch_enter(&store.db->arena, other);
+	stats = stats_of(store.db);
+	assert_int_equal(stats.reservations, 2);
+	assert_int_equal(stats.reserved_bytes, kept.log_bytes + cancelled.log_bytes);
+	assert_int_equal(stats.readers, 1);
+	lsm_epoch_leave(&store.db->arena, other);
+	aidb_write_cancel(store.db, &cancelled);
+	assert_int_equal(stats_of(store.db).reservations, 1);
+	assert_ok(aidb_write_commit(store.db, NULL, &kept, NULL));
+	stats = stats_of(store.db);
+	assert_int_equal(stats.reservations, 0);
+	assert_int_equal(stats.reserved_bytes, 0);
+	assert_int_equal(stats.readers, 0);
+	store_destroy(&store);
+	aidb_batch_destroy(batch);
+}
+
 /* The commit may come when its memtable has long been sealed, and later commits are in the next one. */
 static void reservation_outlives_its_memtable(void **state) {
 	aidb_batch *batch = batch_of("key", "late");
@@ -569,6 +601,7 @@ int main(void) {
 		cmocka_unit_test(options_of_a_write_are_checked),
 		cmocka_unit_test(stopped_store_takes_no_writes),
 		cmocka_unit_test(reservation_becomes_a_commit),
+		cmocka_unit_test(statistics_show_what_is_held),
 		cmocka_unit_test(reservation_outlives_its_memtable),
 		cmocka_unit_test(cancelled_reservations_use_nothing_up),
 		cmocka_unit_test(reservation_holds_up_the_flush_alone),

@@ -1,10 +1,13 @@
+#include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -249,6 +252,51 @@ static void test_settled_tags_are_stripped(void **state) {
 	assert_false(did);
 }
 
+/* Files of this process that have no name any more. */
+static unsigned removed_open(void) {
+	DIR *descriptors = opendir("/proc/self/fd");
+	unsigned count = 0;
+
+	assert_non_null(descriptors);
+	for (struct dirent *entry = readdir(descriptors); entry != NULL; entry = readdir(descriptors)) {
+		char target[PATH_MAX];
+		ssize_t bytes = readlinkat(dirfd(descriptors), entry->d_name, target, sizeof(target) - 1);
+
+		target[bytes > 0 ? bytes : 0] = '\0';
+		count += strstr(target, ".sst (deleted)") != NULL;
+	}
+	closedir(descriptors);
+	return count;
+}
+
+/* Another process, which does but read, keeps no file open that was removed. */
+static void test_removed_files_are_closed(void **state) {
+	aidb_db *other;
+
+	(void)state;
+	assert_ok(aidb_attach(store.memory, &store.host, store.directory, &other));
+	for (uint32_t round = 1; round <= 3; round++) {
+		fill_level0();
+		for (uint32_t i = 0; i < KEYS; i++) {
+			char key[16];
+
+			snprintf(key, sizeof(key), "%08u", i);
+			assert_ok(aidb_get(other, &(aidb_read_options){.skip_cache_fill = true}, text(key), NULL, NULL));
+		}
+		store_settle(db);
+		/* few files at first, then more than are remembered */
+		for (uint32_t i = 0; i < (round < 3 ? round : 2 * LSM_REMOVED_FILES); i++) {
+			set(0, "another");
+			assert_ok(aidb_flush(db));
+			store_settle(db);
+		}
+		assert_true(removed_open() > 0);
+		assert_ok(aidb_get(other, NULL, text("00000000"), NULL, NULL));
+		assert_int_equal(removed_open(), 0);
+	}
+	aidb_detach(other);
+}
+
 static void test_failures_change_nothing(void **state) {
 	bool did;
 
@@ -298,6 +346,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_snapshots_keep, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_keys_are_not_split, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_settled_tags_are_stripped, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_removed_files_are_closed, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_failures_change_nothing, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_damaged_input, set_up, tear_down),
 	};

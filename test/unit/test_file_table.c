@@ -151,6 +151,22 @@ static void test_forget(void **state) {
 	assert_int_equal(closed, 2);
 }
 
+static void test_clear(void **state) {
+	table_fixture *fixture = *state;
+	int kept, file;
+
+	assert_ok(lsm_file_table_pin(fixture->files, 1, &kept));
+	for (uint64_t number = 2; number <= 4; number++) {
+		assert_ok(lsm_file_table_pin(fixture->files, number, &file));
+		lsm_file_table_unpin(fixture->files, number, file);
+	}
+	lsm_file_table_clear(fixture->files);
+	assert_int_equal(closed, 3);
+	assert_true(is_file(kept, 1)); /* still being read */
+	lsm_file_table_unpin(fixture->files, 1, kept);
+	assert_int_equal(closed, 4);
+}
+
 static void test_missing_file(void **state) {
 	table_fixture *fixture = *state;
 	int file = -7;
@@ -195,6 +211,7 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(test_oldest_goes, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_all_pinned, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_forget, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_clear, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_missing_file, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_threads, set_up, tear_down),
 	};
