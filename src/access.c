@@ -11,6 +11,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "view.h"
+#include "write_cursor.h"
 
 /* ---- Buffers ------------------------------------------------------------------------------------------- */
 
@@ -32,7 +33,7 @@ aidb_buffer *aipg_buffer_create(void) {
 }
 
 static void set_buffer(aidb_buffer *buffer, const aipg_write *write) {
-	if (buffer != NULL && aidb_buffer_set(buffer, (aidb_slice){write->value, write->value_bytes}) != AIDB_OK) {
+	if (buffer != NULL && aidb_buffer_set(buffer, write->value) != AIDB_OK) {
 		aipg_raise(AIDB_NO_MEMORY, "could not read from the AiDb store");
 	}
 }
@@ -44,30 +45,27 @@ static aidb_read_options read_options(const aipg_view *view) {
 		.sequence = view->sequence, .tag_visible = aipg_tag_visible, .tag_argument = view->snapshot};
 }
 
-static const aipg_write *own_write(const aipg_view *view, aidb_slice key) {
+/* The newest own write to a key of a command below `below`. */
+static bool find_own(aidb_slice key, CommandId below, aipg_write *own) {
 	aipg_write_set *writes = aipg_transaction_writes();
-	aipg_written_key *written = writes == NULL ? NULL : aipg_write_set_find(writes, key);
 
-	return written == NULL ? NULL : aipg_write_visible(written, view->command);
+	return writes != NULL && aipg_write_set_find(writes, key, below, own);
 }
 
-static const aipg_write *newest_own(aidb_slice key) {
-	aipg_write_set *writes = aipg_transaction_writes();
-	aipg_written_key *written = writes == NULL ? NULL : aipg_write_set_find(writes, key);
-
-	return written == NULL ? NULL : written->newest;
+static bool newest_own(aidb_slice key, aipg_write *own) {
+	return find_own(key, AIPG_ALL_COMMANDS, own);
 }
 
 bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
-	const aipg_write *own = own_write(view, key);
 	aidb_read_options options = read_options(view);
+	aipg_write own;
 	aidb_status rc;
 
-	if (own != NULL) {
-		if (!own->is_delete) {
-			set_buffer(value, own);
+	if (find_own(key, view->command, &own)) {
+		if (!own.is_delete) {
+			set_buffer(value, &own);
 		}
-		return !own->is_delete;
+		return !own.is_delete;
 	}
 	aipg_predicate_read_key(view, key, &options);
 	rc = aidb_get(aipg_store(), &options, key, value, NULL);
@@ -80,12 +78,15 @@ bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
 }
 
 bool aipg_get_latest(aidb_slice key, aidb_buffer *value) {
-	const aipg_write *own = newest_own(key);
+	aipg_write own;
 
-	if (own != NULL && !own->is_delete) {
-		set_buffer(value, own);
+	if (!newest_own(key, &own)) {
+		return aipg_newest_committed(key, value).found;
 	}
-	return own != NULL ? !own->is_delete : aipg_newest_committed(key, value).found;
+	if (!own.is_delete) {
+		set_buffer(value, &own);
+	}
+	return !own.is_delete;
 }
 
 /* ---- Cursors ------------------------------------------------------------------------------------------- */
@@ -101,10 +102,10 @@ struct aipg_cursor {
 	bool backwards;
 	bool started;
 	aidb_iterator *stored;
-	bool stored_used; /* the iterator stands on a row that has been handed out or passed over */
-	aipg_write_set *writes;
-	aipg_written_key *own;   /* the next own key */
-	const aipg_write *write; /* and what is visible of it */
+	bool stored_used;           /* the iterator stands on a row that has been handed out or passed over */
+	aipg_write_cursor *written; /* NULL: there are no own writes */
+	const aipg_write *own;      /* the next of them; NULL: none */
+	bool own_used;              /* it has been handed out or passed over */
 	MemoryContextCallback callback;
 };
 
@@ -136,7 +137,11 @@ aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, aidb_slic
 	cursor->lower = copy_slice(lower);
 	cursor->upper = copy_slice(upper);
 	cursor->backwards = backwards;
-	cursor->writes = aipg_transaction_writes();
+	if (aipg_transaction_writes() != NULL) {
+		cursor->written =
+			aipg_write_cursor_open(aipg_transaction_writes(), cursor->lower, cursor->upper, backwards, view->command);
+		cursor->own_used = true;
+	}
 	options = read_options(view);
 	options.lower = cursor->lower;
 	options.upper = cursor->upper;
@@ -154,37 +159,6 @@ void aipg_cursor_close(aipg_cursor *cursor) {
 	free_cursor(cursor);
 }
 
-static int compare_slices(aidb_slice a, aidb_slice b) {
-	int order = memcmp(a.data, b.data, Min(a.size, b.size));
-
-	return order != 0 ? order : (a.size > b.size) - (a.size < b.size);
-}
-
-/* Moves on to an own key that is visible and within the bounds, `own` being the first candidate. */
-static void settle_own(aipg_cursor *cursor, aipg_written_key *own) {
-	cursor->write = NULL;
-	for (cursor->own = own; cursor->own != NULL; cursor->own = own) {
-		aidb_slice key = aipg_written_key_slice(own);
-
-		if (cursor->backwards ? cursor->lower.data != NULL && compare_slices(key, cursor->lower) < 0
-							  : cursor->upper.data != NULL && compare_slices(key, cursor->upper) >= 0) {
-			cursor->own = NULL;
-			return;
-		}
-		cursor->write = aipg_write_visible(own, cursor->view.command);
-		if (cursor->write != NULL) {
-			return;
-		}
-		own = cursor->backwards ? aipg_write_set_seek_below(cursor->writes, key) : aipg_write_set_next(own);
-	}
-}
-
-static void next_own(aipg_cursor *cursor) {
-	settle_own(cursor, cursor->backwards
-						   ? aipg_write_set_seek_below(cursor->writes, aipg_written_key_slice(cursor->own))
-						   : aipg_write_set_next(cursor->own));
-}
-
 static void start(aipg_cursor *cursor) {
 	cursor->started = true;
 	if (cursor->backwards) {
@@ -192,9 +166,12 @@ static void start(aipg_cursor *cursor) {
 	} else {
 		aidb_iterator_seek_first(cursor->stored);
 	}
-	if (cursor->writes != NULL) {
-		settle_own(cursor, cursor->backwards ? aipg_write_set_seek_below(cursor->writes, cursor->upper)
-											 : aipg_write_set_seek(cursor->writes, cursor->lower));
+}
+
+static void advance_own(aipg_cursor *cursor) {
+	if (cursor->own_used) {
+		cursor->own = aipg_write_cursor_next(cursor->written);
+		cursor->own_used = false;
 	}
 }
 
@@ -228,7 +205,7 @@ static int which_first(const aipg_cursor *cursor) {
 	if (!aidb_iterator_valid(cursor->stored)) {
 		return 1;
 	}
-	order = compare_slices(aidb_iterator_key(cursor->stored), aipg_written_key_slice(cursor->own));
+	order = aipg_compare_keys(aidb_iterator_key(cursor->stored), cursor->own->key);
 	return cursor->backwards ? -order : order;
 }
 
@@ -238,9 +215,9 @@ bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value) {
 	}
 	for (;;) {
 		int first;
-		const aipg_write *write;
 
 		advance_stored(cursor);
+		advance_own(cursor);
 		if (cursor->own == NULL && !aidb_iterator_valid(cursor->stored)) {
 			return false;
 		}
@@ -253,11 +230,10 @@ bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value) {
 			*value = aidb_iterator_value(cursor->stored);
 			return true;
 		}
-		write = cursor->write;
-		*key = aipg_written_key_slice(cursor->own);
-		next_own(cursor);
-		if (!write->is_delete) {
-			*value = (aidb_slice){write->value, write->value_bytes};
+		cursor->own_used = true;
+		if (!cursor->own->is_delete) {
+			*key = cursor->own->key;
+			*value = cursor->own->value;
 			return true;
 		}
 	}
@@ -403,21 +379,22 @@ static bool has_gone(void *argument) {
 /* Locks the key, and judges the row under it unless it is the transaction's own. */
 static aipg_row_state lock_key(locked_key *wanted, Oid relation, LockWaitPolicy policy) {
 	locked_row *row = wanted->row;
-	const aipg_write *own = newest_own(wanted->key);
+	aipg_write own;
+	bool is_own = newest_own(wanted->key, &own);
 	aipg_row_state state = AIPG_ROW_SAME;
 	aipg_row_lock lock;
 
-	if (own != NULL) {
-		state = row->followed ? AIPG_ROW_GONE : judge_own(row->view, own, row->current);
+	if (is_own) {
+		state = row->followed ? AIPG_ROW_GONE : judge_own(row->view, &own, row->current);
 	}
 	if (state != AIPG_ROW_SAME) {
 		return state;
 	}
-	if (!aipg_row_lock_try(relation, wanted->key, row->mode, policy, own == NULL ? has_gone : NULL, wanted, &lock)) {
+	if (!aipg_row_lock_try(relation, wanted->key, row->mode, policy, is_own ? NULL : has_gone, wanted, &lock)) {
 		return wanted->gone ? AIPG_ROW_GONE : AIPG_ROW_BUSY;
 	}
 	aipg_fault_point("row_locked");
-	if (own == NULL) {
+	if (!is_own) {
 		state = judge_committed(row, wanted->key, &wanted->again);
 	}
 	if (state == AIPG_ROW_GONE) {
@@ -429,13 +406,17 @@ static aipg_row_state lock_key(locked_key *wanted, Oid relation, LockWaitPolicy 
 }
 
 bool aipg_lock_blind(const aipg_view *view, aidb_slice key) {
-	const aipg_write *own = newest_own(key);
+	aipg_newest newest = {0};
 	aipg_row_lock lock;
-	aipg_newest newest;
+	aipg_write own;
 
 	aipg_transaction_begin_write();
 	aipg_row_lock_try(InvalidOid, key, LockTupleExclusive, LockWaitBlock, NULL, NULL, &lock);
-	newest = own == NULL ? aipg_newest_committed(key, NULL) : (aipg_newest){.found = !own->is_delete};
+	if (newest_own(key, &own)) {
+		newest.found = !own.is_delete;
+	} else {
+		newest = aipg_newest_committed(key, NULL);
+	}
 	if (newest.found) {
 		aipg_row_lock_confirm(&lock);
 	} else {
@@ -465,23 +446,23 @@ aipg_row_state aipg_lock_row(const aipg_view *view, Oid relation, aidb_slice key
 }
 
 aipg_row_state aipg_read_locked(const aipg_view *view, aidb_slice key, aidb_buffer *current) {
-	const aipg_write *own = newest_own(key);
+	aipg_write own;
 
-	if (own != NULL) {
-		return judge_own(view, own, current);
+	if (newest_own(key, &own)) {
+		return judge_own(view, &own, current);
 	}
 	return aipg_newest_committed(key, current).found ? AIPG_ROW_SAME : AIPG_ROW_GONE;
 }
 
 aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
 								aidb_buffer *current) {
-	const aipg_write *own = newest_own(key);
+	aipg_write own;
 	aipg_row_lock lock;
 	aipg_newest newest;
 
 	aipg_transaction_check_open();
-	if (own != NULL) {
-		return judge_own(view, own, current);
+	if (newest_own(key, &own)) {
+		return judge_own(view, &own, current);
 	}
 	aipg_row_lock_try(relation, key, mode, LockWaitBlock, NULL, NULL, &lock);
 	newest = aipg_newest_committed(key, current);
@@ -500,8 +481,9 @@ aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice 
 
 void aipg_check_newest_seen(const aipg_view *view, aidb_slice key) {
 	aipg_newest newest;
+	aipg_write own;
 
-	if (newest_own(key) == NULL) {
+	if (!newest_own(key, &own)) {
 		newest = aipg_newest_committed(key, NULL);
 		if (is_newer_than(&newest, view)) {
 			refuse_newer("update");
@@ -531,15 +513,10 @@ static void check_size(aidb_slice key, aidb_slice value) {
 /* The key is locked. `existed`: there may be a committed version of it. */
 static void add_write(Oid relation, CommandId command, aidb_slice key, bool existed, bool is_delete, aidb_slice value) {
 	aipg_write_set *writes = aipg_transaction_begin_write();
-	aipg_written_key *written;
+	aipg_key_facts facts = {.relation = relation, .existed = existed};
 
 	check_size(key, value);
-	written = aipg_write_set_key(writes, key);
-	if (written->newest == NULL) {
-		written->relation = relation;
-		written->existed = existed;
-	}
-	aipg_write_set_add(writes, written, command, is_delete, value);
+	aipg_write_set_add(writes, key, &facts, command, is_delete, value);
 }
 
 static aidb_slice row_slice(StringInfo row) {
@@ -580,11 +557,11 @@ static bool lock_absent(Oid relation, aidb_slice key, aipg_row_lock *lock, uint6
 }
 
 bool aipg_row_exists(Oid relation, aidb_slice key) {
-	const aipg_write *own = newest_own(key);
+	aipg_write own;
 
 	aipg_transaction_check_open();
-	if (own != NULL) {
-		return !own->is_delete;
+	if (newest_own(key, &own)) {
+		return !own.is_delete;
 	}
 	aipg_row_lock_await_writers(relation, key);
 	if (!aipg_newest_committed(key, NULL).found) {
@@ -595,17 +572,16 @@ bool aipg_row_exists(Oid relation, aidb_slice key) {
 }
 
 bool aipg_insert(Oid relation, CommandId command, aidb_slice key, StringInfo row) {
-	const aipg_write *own;
+	aipg_write own;
 	uint64 incarnation;
 	aipg_row_lock lock;
 
 	aipg_transaction_begin_write();
-	own = newest_own(key);
-	if (own != NULL) {
-		if (!own->is_delete) {
+	if (newest_own(key, &own)) {
+		if (!own.is_delete) {
 			return false;
 		}
-		incarnation = new_incarnation(own->value_bytes > 0);
+		incarnation = new_incarnation(own.value.size > 0);
 		aipg_row_lock_write(relation, key, LockTupleExclusive);
 	} else if (lock_absent(relation, key, &lock, &incarnation)) {
 		aipg_row_lock_note_write(&lock);

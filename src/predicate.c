@@ -12,6 +12,7 @@
 #include "storage/predicate.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "write_cursor.h"
 
 /* ---- Targets of locks ---------------------------------------------------------------------------------- */
 
@@ -279,11 +280,25 @@ static bool is_catalog_row(aidb_slice key) {
 }
 
 static void check_all_locks(const aipg_write_set *writes) {
-	for (aipg_written_key *key = aipg_write_set_seek(writes, (aidb_slice){NULL, 0}); key != NULL;
-		 key = aipg_write_set_next(key)) {
+	aipg_write_cursor *cursor = aipg_write_cursor_open_all(writes);
+
+	for (const aipg_write *write; (write = aipg_write_cursor_next(cursor)) != NULL;) {
 		CHECK_FOR_INTERRUPTS();
-		check_locks(key->relation, aipg_written_key_slice(key));
+		check_locks(write->facts.relation, write->key);
 	}
+	aipg_write_cursor_close(cursor);
+}
+
+static void check_first_writers(const aipg_write_set *writes) {
+	aipg_write_cursor *cursor = aipg_write_cursor_open_all(writes);
+
+	for (const aipg_write *write; (write = aipg_write_cursor_next(cursor)) != NULL;) {
+		CHECK_FOR_INTERRUPTS();
+		if (!is_catalog_row(write->key)) {
+			check_first_writer(write->facts.relation, write->key);
+		}
+	}
+	aipg_write_cursor_close(cursor);
 }
 
 void aipg_predicate_before_prepare(const aipg_write_set *writes) {
@@ -291,13 +306,7 @@ void aipg_predicate_before_prepare(const aipg_write_set *writes) {
 		return;
 	}
 	check_all_locks(writes); /* once more later; but what fails should do so before it is written and synced */
-	for (aipg_written_key *key = aipg_write_set_seek(writes, (aidb_slice){NULL, 0}); key != NULL;
-		 key = aipg_write_set_next(key)) {
-		CHECK_FOR_INTERRUPTS();
-		if (!is_catalog_row(aipg_written_key_slice(key))) {
-			check_first_writer(key->relation, aipg_written_key_slice(key));
-		}
-	}
+	check_first_writers(writes);
 	aipg_fault_point("precommit_predicates_checked");
 }
 

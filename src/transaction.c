@@ -13,6 +13,7 @@
 #include "shared.h"
 #include "utils/memutils.h"
 #include "view.h"
+#include "write_cursor.h"
 
 typedef enum commit_stage { NOTHING_DONE, RESERVED, PREPARED } commit_stage;
 
@@ -75,56 +76,56 @@ aipg_newest aipg_newest_committed(aidb_slice key, aidb_buffer *value) {
 /* ---- Before the commit point ----------------------------------------------------------------------------- */
 
 /* The key's writes have no effect: it was inserted and deleted again. But a note is there to be found. */
-static bool is_nothing(const aipg_written_key *key) {
-	return key->newest->is_delete && !key->existed && key->newest->value_bytes == 0;
+static bool is_nothing(const aipg_write *write) {
+	return write->is_delete && !write->facts.existed && write->value.size == 0;
 }
 
-static aidb_status add_write(aidb_batch *batch, aidb_slice key, const aipg_write *write) {
-	aidb_slice value = {write->value, write->value_bytes};
-
+static aidb_status add_write(aidb_batch *batch, const aipg_write *write) {
 	if (!write->is_delete) {
-		return aidb_batch_put(batch, key, value);
+		return aidb_batch_put(batch, write->key, write->value);
 	}
-	return value.size > 0 ? aidb_batch_delete_noted(batch, key, value) : aidb_batch_delete(batch, key);
+	return write->value.size > 0 ? aidb_batch_delete_noted(batch, write->key, write->value)
+								 : aidb_batch_delete(batch, write->key);
 }
 
-static void add_to_batch(aidb_batch *batch, const aipg_written_key *key) {
-	aidb_status rc = add_write(batch, aipg_written_key_slice(key), key->newest);
+static void add_to_batch(aidb_batch *batch, const aipg_write *write) {
+	aidb_status rc = add_write(batch, write);
 
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not commit to AiDb tables");
 	}
 }
 
-static size_t footprint(const aipg_written_key *key) {
-	return key->key_bytes + key->newest->value_bytes + AIDB_BATCH_OPERATION_BYTES;
+static size_t footprint(const aipg_write *write) {
+	return write->key.size + write->value.size + AIDB_BATCH_OPERATION_BYTES;
 }
 
 /* Whether one batch can take all writes. */
 static bool fits_one_batch(void) {
-	aidb_slice all = {NULL, 0};
+	aipg_write_cursor *cursor = aipg_write_cursor_open_all(current.writes);
 	size_t limit = aidb_max_batch_bytes(aipg_store());
 	size_t bytes = 0;
 
-	for (aipg_written_key *key = aipg_write_set_seek(current.writes, all); key != NULL && bytes <= limit;
-		 key = aipg_write_set_next(key)) {
-		bytes += footprint(key);
+	for (const aipg_write *write; bytes <= limit && (write = aipg_write_cursor_next(cursor)) != NULL;) {
+		bytes += footprint(write);
 	}
+	aipg_write_cursor_close(cursor);
 	return bytes <= limit;
 }
 
-/* Fills the batch from `key` on, up to the limit; the first key that found no room, or NULL. */
-static aipg_written_key *fill_batch(aidb_batch *batch, aipg_written_key *key) {
+/* Fills the batch with `write` and what the cursor has after it, up to the limit; the first without room, or NULL. */
+static const aipg_write *fill_batch(aidb_batch *batch, aipg_write_cursor *cursor, const aipg_write *write) {
 	size_t limit = aidb_max_batch_bytes(aipg_store());
 
 	aidb_batch_clear(batch);
-	Assert(key == NULL || footprint(key) <= limit); /* each write was checked when it was made */
-	for (; key != NULL && aidb_batch_bytes(batch) + footprint(key) <= limit; key = aipg_write_set_next(key)) {
-		if (!is_nothing(key)) {
-			add_to_batch(batch, key);
+	Assert(write == NULL || footprint(write) <= limit); /* each write was checked when it was made */
+	for (; write != NULL && aidb_batch_bytes(batch) + footprint(write) <= limit;
+		 write = aipg_write_cursor_next(cursor)) {
+		if (!is_nothing(write)) {
+			add_to_batch(batch, write);
 		}
 	}
-	return key;
+	return write;
 }
 
 static aidb_batch *new_batch(void) {
@@ -139,9 +140,11 @@ static aidb_batch *new_batch(void) {
 
 static void reserve_plain(void) {
 	aidb_batch *batch = new_batch();
+	aipg_write_cursor *cursor = aipg_write_cursor_open_all(current.writes);
 	aidb_status rc;
 
-	fill_batch(batch, aipg_write_set_seek(current.writes, (aidb_slice){NULL, 0}));
+	fill_batch(batch, cursor, aipg_write_cursor_next(cursor));
+	aipg_write_cursor_close(cursor);
 	do {
 		CHECK_FOR_INTERRUPTS();
 		rc = aidb_write_reserve(aipg_store(), batch, &current.reservation);
@@ -165,16 +168,17 @@ static void require_durable_id(void) {
 
 static void prepare_mixed(void) {
 	aidb_batch *batch = new_batch();
-	aipg_written_key *key = aipg_write_set_seek(current.writes, (aidb_slice){NULL, 0});
+	aipg_write_cursor *cursor = aipg_write_cursor_open_all(current.writes);
+	const aipg_write *write = aipg_write_cursor_next(cursor);
 	aidb_tag tag = U64FromFullTransactionId(GetTopFullTransactionId());
 
 	current.stage = PREPARED;
-	while (key != NULL) {
+	while (write != NULL) {
 		aidb_write_options options = {.state = AIDB_BATCH_PREPARED, .tag = tag};
 		aidb_status rc;
 
-		key = fill_batch(batch, key);
-		options.durability = key == NULL ? AIDB_SYNC : AIDB_LAZY; /* the last sync covers all before it */
+		write = fill_batch(batch, cursor, write);
+		options.durability = write == NULL ? AIDB_SYNC : AIDB_LAZY; /* the last sync covers all before it */
 		do {
 			CHECK_FOR_INTERRUPTS();
 			rc = aidb_write(aipg_store(), &options, batch, NULL);
@@ -184,6 +188,7 @@ static void prepare_mixed(void) {
 		}
 		aipg_fault_point("precommit_piece_prepared");
 	}
+	aipg_write_cursor_close(cursor);
 	aipg_fault_point("precommit_prepared");
 }
 
@@ -209,7 +214,7 @@ static void pre_commit(void) {
 		pg_atomic_fetch_add_u32(&aipg_shared_memory->asynchronous_commits, 1);
 		current.asynchronous = true;
 	}
-	if (current.writes != NULL && aipg_write_set_writes(current.writes) > 0) {
+	if (current.writes != NULL && !aipg_write_set_is_empty(current.writes)) {
 		commit_writes();
 	}
 	current.closed = true;
@@ -253,6 +258,7 @@ static void stop_counting(void) {
 static void forget(void) {
 	aidb_batch_destroy(current.batch);
 	current.batch = NULL;
+	aipg_write_set_close(current.writes);
 	current.writes = NULL; /* its memory goes with the transaction's */
 	current.stage = NOTHING_DONE;
 	current.closed = false;
@@ -287,7 +293,7 @@ static void abort_transaction(void) {
 
 /* As for a mixed transaction: PostgreSQL decides, if only later and elsewhere. */
 static void pre_prepare(void) {
-	bool writes = current.writes != NULL && aipg_write_set_writes(current.writes) > 0;
+	bool writes = current.writes != NULL && !aipg_write_set_is_empty(current.writes);
 
 	if (writes || aipg_row_locks_holder() != 0) {
 		require_durable_id();

@@ -1,139 +1,254 @@
 #include "write_set.h"
 
 #include "access/xact.h"
-#include "common/pg_prng.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
+#include "write_run.h"
 
-#define CHUNK_BYTES (256 * 1024)
+#define FAN_IN 8 /* so many runs of a tier become one of the next */
+#define INDEX_SHARE 64
+#define MAX_INDEX_BYTES (64 * 1024 * 1024) /* of a run */
 
-/* The writes from `first` on were made at this nesting level or, when it ended well, below it. */
+/* The writes from ordinal `first` on were made at this nesting level or, when it ended well, below it. */
 typedef struct level_mark {
 	int level;
 	uint64 first;
 } level_mark;
 
+typedef struct tiered_run {
+	aipg_write_run *run;
+	int tier;
+} tiered_run;
+
 struct aipg_write_set {
 	MemoryContext context;
-	char *chunk; /* keys and writes are never freed one by one: memory is cut from chunks */
-	Size chunk_left;
-	aipg_written_key *head[AIPG_WRITE_SET_HEIGHT];
-	aipg_written_key *last; /* in key order; appending in order needs no search */
-	aipg_written_key **last_links[AIPG_WRITE_SET_HEIGHT];
-	int height;
-	aipg_written_key **log; /* the key of each write, in the order of writing */
-	uint64 log_count;
-	uint64 log_capacity;
+	aipg_write_list *list;
+	uint64 next_ordinal;
+	uint64 spilled_ordinal; /* the list has the writes from here on, the runs what is below */
+	tiered_run *runs;       /* from the oldest to the newest; all writes of one are older than those of the next */
+	int run_count;
+	int run_capacity;
+	uint64 generation;
+	aipg_write_reader *finder;
+	/* While a run is written; left behind by an error, which is followed by the abort of a (sub)transaction. */
+	MemoryContext work;
+	aipg_write_run *unfinished;
+	bool extends; /* it is one of `runs` */
 	level_mark *marks;
 	int mark_count;
 	int mark_capacity;
-	uint64 version;
 };
 
-static void *cut(aipg_write_set *set, Size bytes) {
-	char *memory;
-
-	bytes = MAXALIGN(bytes);
-	if (bytes > CHUNK_BYTES / 4) {
-		return MemoryContextAllocHuge(set->context, bytes);
-	}
-	if (bytes > set->chunk_left) {
-		set->chunk = MemoryContextAlloc(set->context, CHUNK_BYTES);
-		set->chunk_left = CHUNK_BYTES;
-	}
-	memory = set->chunk;
-	set->chunk += bytes;
-	set->chunk_left -= bytes;
-	return memory;
+static Size memory_limit(void) {
+	return (Size)maintenance_work_mem * 1024;
 }
 
-aipg_write_set *aipg_write_set_create(MemoryContext parent) {
-	MemoryContext context = AllocSetContextCreate(parent, "AiDb write set", ALLOCSET_DEFAULT_SIZES);
+aipg_write_set *aipg_write_set_create(MemoryContext context) {
 	aipg_write_set *set = MemoryContextAllocZero(context, sizeof(*set));
 
 	set->context = context;
-	set->height = 1;
-	for (int level = 0; level < AIPG_WRITE_SET_HEIGHT; level++) {
-		set->last_links[level] = &set->head[level];
-	}
+	set->list = aipg_write_list_create(context);
 	return set;
 }
 
-static int compare(const aipg_written_key *key, aidb_slice other) {
-	size_t common = Min((size_t)key->key_bytes, other.size);
-	int order = memcmp(key->key, other.data, common);
-
-	return order != 0 ? order : (key->key_bytes > other.size) - (key->key_bytes < other.size);
+/* Readers do not hold any more: lists or runs they are in have gone. */
+static void invalidate(aipg_write_set *set) {
+	set->generation++;
+	if (set->finder != NULL) {
+		aipg_write_reader_set_run(set->finder, NULL);
+	}
 }
 
-/* The first key >= `key`, and the links that would lead to one put before it. */
-static aipg_written_key *search(aipg_write_set *set, aidb_slice key, aipg_written_key ***links) {
-	aipg_written_key **at = set->head;
+bool aipg_write_set_is_empty(const aipg_write_set *set) {
+	return aipg_write_list_is_empty(set->list) && set->run_count == 0;
+}
 
-	for (int level = set->height - 1; level >= 0; level--) {
-		while (at[level] != NULL && compare(at[level], key) < 0) {
-			at = at[level]->next;
+/* ---- Writing runs ----------------------------------------------------------------------------------------- */
+
+/* Gives up what an error left behind. Never raises. */
+static void discard_unfinished(aipg_write_set *set) {
+	if (set->unfinished != NULL && set->extends) {
+		aipg_write_run_cancel(set->unfinished);
+	} else if (set->unfinished != NULL) {
+		aipg_write_run_free(set->unfinished);
+	}
+	set->unfinished = NULL;
+	if (set->work != NULL) {
+		MemoryContextDelete(set->work);
+		set->work = NULL;
+	}
+}
+
+void aipg_write_set_close(aipg_write_set *set) {
+	if (set == NULL) {
+		return;
+	}
+	discard_unfinished(set);
+	while (set->run_count > 0) {
+		aipg_write_run_free(set->runs[--set->run_count].run);
+	}
+}
+
+/* Memory that a filter may have: half of what the runs before this one leave of a quarter of all. */
+static Size filter_limit(const aipg_write_set *set, int run_count) {
+	Size left = memory_limit() / 4;
+
+	for (int i = 0; i < run_count; i++) {
+		left -= Min(left, aipg_write_run_filter_bytes(set->runs[i].run));
+	}
+	return left / 2;
+}
+
+static void begin_work(aipg_write_set *set) {
+	discard_unfinished(set);
+	if (set->run_count == set->run_capacity) {
+		int capacity = Max(FAN_IN, set->run_capacity * 2);
+
+		set->runs = set->runs == NULL ? MemoryContextAlloc(set->context, capacity * sizeof(*set->runs))
+									  : repalloc(set->runs, capacity * sizeof(*set->runs));
+		set->run_capacity = capacity;
+	}
+	set->work = AllocSetContextCreate(set->context, "AiDb writes being spilled", ALLOCSET_DEFAULT_SIZES);
+}
+
+static aipg_write_run *begin_run(aipg_write_set *set) {
+	set->extends = false;
+	set->unfinished = aipg_write_run_create(set->work, Min(memory_limit() / INDEX_SHARE, MAX_INDEX_BYTES));
+	return set->unfinished;
+}
+
+/* The unfinished run is finished, and takes the place of those from `at` on. Nothing here raises. */
+static void install_run(aipg_write_set *set, int at, int tier) {
+	aipg_write_run *run = set->unfinished;
+
+	while (set->run_count > at) {
+		aipg_write_run_free(set->runs[--set->run_count].run);
+	}
+	aipg_write_run_move(run, set->context);
+	set->runs[set->run_count++] = (tiered_run){.run = run, .tier = tier};
+}
+
+static void end_work(aipg_write_set *set) {
+	set->unfinished = NULL;
+	discard_unfinished(set);
+	invalidate(set);
+}
+
+/* ---- Merging ---------------------------------------------------------------------------------------------- */
+
+static void write_merged(aipg_write_set *set, int first, aipg_write_run *target) {
+	aipg_write_merge *merge = aipg_write_merge_create(set->run_count - first, false);
+	aipg_write_run_writer *writer;
+	aipg_write_reader *reader;
+	uint64 keys = 0;
+
+	for (int i = first; i < set->run_count; i++) {
+		reader = aipg_write_reader_create(set->runs[i].run);
+		aipg_write_reader_seek(reader, (aidb_slice){NULL, 0});
+		aipg_write_merge_add(merge, reader);
+		keys += aipg_write_run_keys(set->runs[i].run);
+	}
+	writer = aipg_write_run_begin(target, keys, filter_limit(set, first));
+	for (; (reader = aipg_write_merge_first(merge)) != NULL; aipg_write_merge_next(merge)) {
+		aipg_write write = *aipg_write_reader_at(reader);
+
+		CHECK_FOR_INTERRUPTS();
+		write.value = aipg_write_reader_value(reader);
+		aipg_write_run_append(writer, &write);
+	}
+	aipg_write_run_finish(writer);
+}
+
+/* The newest runs, from `first` on, become one. */
+static void merge_runs(aipg_write_set *set, int first, int tier) {
+	MemoryContext outer;
+
+	begin_work(set);
+	outer = MemoryContextSwitchTo(set->work);
+	write_merged(set, first, begin_run(set));
+	MemoryContextSwitchTo(outer);
+	install_run(set, first, tier);
+	end_work(set);
+}
+
+/* Merges while there are many of a tier. The tiers of older runs are not lower. */
+static void keep_runs_few(aipg_write_set *set) {
+	for (;;) {
+		int first = set->run_count;
+
+		while (first > 0 && set->runs[first - 1].tier == set->runs[set->run_count - 1].tier) {
+			first--;
 		}
-		if (links != NULL) {
-			links[level] = &at[level];
+		if (set->run_count - first < FAN_IN) {
+			return;
+		}
+		merge_runs(set, first, set->runs[first].tier + 1);
+	}
+}
+
+/* ---- Spilling --------------------------------------------------------------------------------------------- */
+
+/* The newest run, when the list can be added to its end, as it is when rows are written in the order of their keys. */
+static aipg_write_run *run_to_extend(const aipg_write_set *set) {
+	aipg_listed_key *first = aipg_write_list_seek(set->list, (aidb_slice){NULL, 0});
+	aipg_write_run *newest = set->run_count == 0 ? NULL : set->runs[set->run_count - 1].run;
+
+	return newest != NULL && !aipg_write_run_is_cut(newest) &&
+				   aipg_compare_keys(aipg_listed_key_slice(first), aipg_write_run_last_key(newest)) > 0
+			   ? newest
+			   : NULL;
+}
+
+static void write_list(aipg_write_set *set, aipg_write_run *target) {
+	aipg_write_run_writer *writer =
+		aipg_write_run_begin(target, aipg_write_list_keys(set->list), filter_limit(set, set->run_count));
+
+	for (aipg_listed_key *key = aipg_write_list_seek(set->list, (aidb_slice){NULL, 0}); key != NULL;
+		 key = aipg_write_list_next(key)) {
+		CHECK_FOR_INTERRUPTS();
+		for (const aipg_listed_write *write = key->newest; write != NULL; write = write->older) {
+			aipg_write copy = aipg_listed_get(key, write);
+
+			aipg_write_run_append(writer, &copy);
 		}
 	}
-	return at[0];
+	aipg_write_run_finish(writer);
 }
 
-static bool has_writes(const aipg_written_key *key) {
-	return key->newest != NULL;
-}
+static void spill_list(aipg_write_set *set) {
+	aipg_write_run *extended = run_to_extend(set);
+	MemoryContext outer;
 
-aipg_written_key *aipg_write_set_find(const aipg_write_set *set, aidb_slice key) {
-	aipg_written_key *found = search((aipg_write_set *)set, key, NULL);
-
-	return found != NULL && has_writes(found) && compare(found, key) == 0 ? found : NULL;
-}
-
-static int random_height(void) {
-	int height = 1;
-
-	while (height < AIPG_WRITE_SET_HEIGHT && (pg_prng_uint32(&pg_global_prng_state) & 3) == 0) {
-		height++;
-	}
-	return height;
-}
-
-aipg_written_key *aipg_write_set_key(aipg_write_set *set, aidb_slice key) {
-	aipg_written_key **links[AIPG_WRITE_SET_HEIGHT];
-	aipg_written_key *found = NULL;
-	int height;
-
-	if (set->last != NULL && compare(set->last, key) < 0) {
-		memcpy(links, set->last_links, sizeof(links));
+	begin_work(set);
+	outer = MemoryContextSwitchTo(set->work);
+	if (extended != NULL) {
+		set->extends = true;
+		set->unfinished = extended;
+		write_list(set, extended);
 	} else {
-		for (int level = set->height; level < AIPG_WRITE_SET_HEIGHT; level++) {
-			links[level] = &set->head[level];
-		}
-		found = search(set, key, links);
-		if (found != NULL && compare(found, key) == 0) {
-			return found;
-		}
+		write_list(set, begin_run(set));
 	}
-	height = random_height();
-	found = cut(set, offsetof(aipg_written_key, next) + height * sizeof(aipg_written_key *));
-	memset(found, 0, offsetof(aipg_written_key, next));
-	found->key = cut(set, key.size + 1);
-	memcpy(found->key, key.data, key.size);
-	found->key_bytes = (uint16)key.size;
-	for (int level = 0; level < height; level++) {
-		found->next[level] = *links[level];
-		*links[level] = found;
-		if (found->next[level] == NULL) {
-			set->last_links[level] = &found->next[level];
-		}
+	MemoryContextSwitchTo(outer);
+	if (extended == NULL) {
+		install_run(set, set->run_count, 0);
 	}
-	if (found->next[0] == NULL) {
-		set->last = found;
-	}
-	set->height = Max(set->height, height);
-	return found;
+	end_work(set);
 }
+
+static void make_room(aipg_write_set *set) {
+	if (aipg_write_list_bytes(set->list) < memory_limit() / 2) {
+		return;
+	}
+	if (!aipg_write_list_is_empty(set->list)) {
+		spill_list(set);
+	}
+	aipg_write_list_reset(set->list);
+	set->spilled_ordinal = set->next_ordinal;
+	invalidate(set);
+	keep_runs_few(set);
+}
+
+/* ---- Adding and finding ----------------------------------------------------------------------------------- */
 
 /* Writes from here on belong to the present nesting level. */
 static void mark_level(aipg_write_set *set, int level) {
@@ -141,91 +256,63 @@ static void mark_level(aipg_write_set *set, int level) {
 		return;
 	}
 	if (set->mark_count == set->mark_capacity) {
-		set->mark_capacity = Max(8, set->mark_capacity * 2);
-		set->marks = set->marks == NULL ? MemoryContextAlloc(set->context, set->mark_capacity * sizeof(level_mark))
-										: repalloc(set->marks, set->mark_capacity * sizeof(level_mark));
+		int capacity = Max(8, set->mark_capacity * 2);
+
+		set->marks = set->marks == NULL ? MemoryContextAlloc(set->context, capacity * sizeof(level_mark))
+										: repalloc_huge(set->marks, capacity * sizeof(level_mark));
+		set->mark_capacity = capacity;
 	}
-	set->marks[set->mark_count++] = (level_mark){.level = level, .first = set->log_count};
+	set->marks[set->mark_count++] = (level_mark){.level = level, .first = set->next_ordinal};
 }
 
-void aipg_write_set_add(aipg_write_set *set, aipg_written_key *key, CommandId command, bool is_delete,
-						aidb_slice value) {
-	aipg_write *write = cut(set, offsetof(aipg_write, value) + value.size);
+/* Looks in the runs, and lets the finder stand there. */
+static bool find_in_runs(aipg_write_set *set, aidb_slice key, CommandId below) {
+	bool found = false;
 
-	if (set->log_count == set->log_capacity) {
-		uint64 capacity = Max(64, set->log_capacity * 2);
+	if (set->run_count > 0 && set->finder == NULL) {
+		MemoryContext outer = MemoryContextSwitchTo(set->context);
 
-		set->log = set->log == NULL ? MemoryContextAllocHuge(set->context, capacity * sizeof(*set->log))
-									: repalloc_huge(set->log, capacity * sizeof(*set->log));
-		set->log_capacity = capacity;
+		set->finder = aipg_write_reader_create(NULL);
+		MemoryContextSwitchTo(outer);
+	}
+	for (int i = set->run_count - 1; i >= 0 && !found; i--) {
+		found = aipg_write_run_find(set->runs[i].run, set->finder, key, below);
+	}
+	return found;
+}
+
+void aipg_write_set_add(aipg_write_set *set, aidb_slice key, const aipg_key_facts *facts, CommandId command,
+						bool is_delete, aidb_slice value) {
+	aipg_write write = {.key = key, .value = value, .facts = *facts, .command = command, .is_delete = is_delete};
+
+	make_room(set);
+	if (set->run_count > 0 && aipg_write_list_find(set->list, key) == NULL &&
+		find_in_runs(set, key, AIPG_ALL_COMMANDS)) {
+		write.facts = aipg_write_reader_at(set->finder)->facts;
 	}
 	mark_level(set, GetCurrentTransactionNestLevel());
-	write->older = key->newest;
-	write->command = command;
-	write->is_delete = is_delete;
-	write->value_bytes = (uint32)value.size;
-	if (value.size > 0) {
-		memcpy(write->value, value.data, value.size);
+	write.ordinal = set->next_ordinal;
+	aipg_write_list_add(set->list, &write);
+	set->next_ordinal++;
+}
+
+bool aipg_write_set_find(aipg_write_set *set, aidb_slice key, CommandId below, aipg_write *write) {
+	aipg_listed_key *listed = aipg_write_list_find(set->list, key);
+	const aipg_listed_write *visible = listed == NULL ? NULL : aipg_listed_visible(listed, below);
+
+	if (visible != NULL) {
+		*write = aipg_listed_get(listed, visible);
+		return true;
 	}
-	key->newest = write;
-	set->log[set->log_count++] = key;
-	set->version++;
-}
-
-const aipg_write *aipg_write_visible(const aipg_written_key *key, CommandId command) {
-	const aipg_write *write = key->newest;
-
-	while (write != NULL && write->command >= command) {
-		write = write->older;
+	if (!find_in_runs(set, key, below)) {
+		return false;
 	}
-	return write;
+	*write = *aipg_write_reader_at(set->finder);
+	write->value = aipg_write_reader_value(set->finder);
+	return true;
 }
 
-aipg_written_key *aipg_write_set_next(const aipg_written_key *key) {
-	aipg_written_key *next = key->next[0];
-
-	while (next != NULL && !has_writes(next)) {
-		next = next->next[0];
-	}
-	return next;
-}
-
-aipg_written_key *aipg_write_set_seek(const aipg_write_set *set, aidb_slice from) {
-	aipg_written_key *found = from.data == NULL ? set->head[0] : search((aipg_write_set *)set, from, NULL);
-
-	return found != NULL && !has_writes(found) ? aipg_write_set_next(found) : found;
-}
-
-/* The last key below `from` (NULL: of all), with or without writes. */
-static aipg_written_key *last_below(const aipg_write_set *set, aidb_slice from) {
-	aipg_written_key *const *at = set->head;
-	aipg_written_key *found = NULL;
-
-	for (int level = set->height - 1; level >= 0; level--) {
-		while (at[level] != NULL && (from.data == NULL || compare(at[level], from) < 0)) {
-			found = at[level];
-			at = found->next;
-		}
-	}
-	return found;
-}
-
-aipg_written_key *aipg_write_set_seek_below(const aipg_write_set *set, aidb_slice from) {
-	aipg_written_key *found = last_below(set, from);
-
-	while (found != NULL && !has_writes(found)) {
-		found = last_below(set, aipg_written_key_slice(found));
-	}
-	return found;
-}
-
-uint64 aipg_write_set_writes(const aipg_write_set *set) {
-	return set->log_count;
-}
-
-uint64 aipg_write_set_version(const aipg_write_set *set) {
-	return set->version;
-}
+/* ---- Subtransactions -------------------------------------------------------------------------------------- */
 
 void aipg_write_set_subcommit(aipg_write_set *set, int level) {
 	level_mark *top = set->mark_count > 0 ? &set->marks[set->mark_count - 1] : NULL;
@@ -240,17 +327,73 @@ void aipg_write_set_subcommit(aipg_write_set *set, int level) {
 	}
 }
 
+static void cut_runs(aipg_write_set *set, uint64 first) {
+	while (set->run_count > 0 && aipg_write_run_first_ordinal(set->runs[set->run_count - 1].run) >= first) {
+		aipg_write_run_free(set->runs[--set->run_count].run);
+	}
+	if (set->run_count > 0) {
+		aipg_write_run_cut(set->runs[set->run_count - 1].run, first);
+	}
+	invalidate(set);
+}
+
 void aipg_write_set_subabort(aipg_write_set *set, int level) {
 	level_mark *top = set->mark_count > 0 ? &set->marks[set->mark_count - 1] : NULL;
 
+	discard_unfinished(set);
 	if (top == NULL || top->level < level) {
 		return;
 	}
-	while (set->log_count > top->first) {
-		aipg_written_key *key = set->log[--set->log_count];
-
-		key->newest = key->newest->older;
+	while (set->next_ordinal > Max(top->first, set->spilled_ordinal)) {
+		aipg_write_list_take_back(set->list);
+		set->next_ordinal--;
+	}
+	if (top->first < set->spilled_ordinal) {
+		cut_runs(set, top->first);
 	}
 	set->mark_count--;
-	set->version++;
+}
+
+/* ---- For cursors ------------------------------------------------------------------------------------------ */
+
+const aipg_write_list *aipg_write_set_list(const aipg_write_set *set) {
+	return set->list;
+}
+
+bool aipg_write_set_has_runs(const aipg_write_set *set) {
+	return set->run_count > 0;
+}
+
+uint64 aipg_write_set_generation(const aipg_write_set *set) {
+	return set->generation;
+}
+
+static bool may_concern(const aipg_write_run *run, aidb_slice lower, aidb_slice upper, CommandId below) {
+	return aipg_write_run_first_command(run) < below &&
+		   (lower.data == NULL || aipg_compare_keys(aipg_write_run_last_key(run), lower) >= 0) &&
+		   (upper.data == NULL || aipg_compare_keys(aipg_write_run_first_key(run), upper) < 0);
+}
+
+aipg_write_merge *aipg_write_set_merge(const aipg_write_set *set, aidb_slice lower, aidb_slice upper, bool backwards,
+									   CommandId below) {
+	aipg_write_merge *merge = NULL;
+
+	for (int i = 0; i < set->run_count; i++) {
+		aipg_write_reader *reader;
+
+		if (!may_concern(set->runs[i].run, lower, upper, below)) {
+			continue;
+		}
+		if (merge == NULL) {
+			merge = aipg_write_merge_create(set->run_count - i, backwards);
+		}
+		reader = aipg_write_reader_create(set->runs[i].run);
+		if (backwards) {
+			aipg_write_reader_seek_below(reader, upper);
+		} else {
+			aipg_write_reader_seek(reader, lower);
+		}
+		aipg_write_merge_add(merge, reader);
+	}
+	return merge;
 }

@@ -1,65 +1,60 @@
 /*
  * write_set.h: what a transaction has written and not committed: by key, in order, each write with its command id.
  *
- * A skip list in the transaction's memory. Writes are also kept in the order they were made, so that a savepoint cuts
- * them back. Belongs to one backend.
+ * The latest writes are in memory (write_list.h). When they fill it, they are written to a temporary file as a sorted
+ * run (write_run.h), and when there are several runs of a size they are merged into one: a small LSM tree of the
+ * backend's own. It keeps within maintenance_work_mem: half of that for writes, the rest for indexes and filters of
+ * runs.
+ *
+ * Belongs to one backend and one top-level transaction.
  */
 #ifndef AIPG_WRITE_SET_H
 #define AIPG_WRITE_SET_H
 
-#include "postgres.h"
-
-#include "aidb.h"
-
-#define AIPG_WRITE_SET_HEIGHT 16
-
-/* One write to a key; the newest first. */
-typedef struct aipg_write {
-	struct aipg_write *older;
-	CommandId command;
-	bool is_delete;
-	uint32 value_bytes;
-	char value[FLEXIBLE_ARRAY_MEMBER]; /* of a deletion: its note */
-} aipg_write;
-
-/* A key. Without writes (a savepoint took them back) it counts as not there. */
-typedef struct aipg_written_key {
-	aipg_write *newest;
-	Oid relation; /* InvalidOid for key spaces */
-	bool existed; /* there may be a committed version, which the first write has replaced */
-	uint16 key_bytes;
-	char *key;
-	struct aipg_written_key *next[FLEXIBLE_ARRAY_MEMBER];
-} aipg_written_key;
+#include "write_list.h"
+#include "write_merge.h"
 
 typedef struct aipg_write_set aipg_write_set;
 
-/* In its own memory context below `parent`; deleted with it. */
-extern aipg_write_set *aipg_write_set_create(MemoryContext parent);
-/* The key, when it has writes; NULL otherwise. */
-extern aipg_written_key *aipg_write_set_find(const aipg_write_set *set, aidb_slice key);
-/* The key, made when it was not there; then newest is NULL, and the caller sets relation and existed. */
-extern aipg_written_key *aipg_write_set_key(aipg_write_set *set, aidb_slice key);
-extern void aipg_write_set_add(aipg_write_set *set, aipg_written_key *key, CommandId command, bool is_delete,
-							   aidb_slice value);
-/* The newest write that a command may see: made by a lower one. NULL when there is none. */
-extern const aipg_write *aipg_write_visible(const aipg_written_key *key, CommandId command);
+/* In `context`, which is to live until the end of the transaction. */
+extern aipg_write_set *aipg_write_set_create(MemoryContext context);
+/* At the end of the transaction: removes its files. Never raises; the memory goes with its context. NULL is fine. */
+extern void aipg_write_set_close(aipg_write_set *set);
 
-/* Keys with writes, in order. NULL at the end; `from` data NULL: the first, or the last. */
-extern aipg_written_key *aipg_write_set_seek(const aipg_write_set *set, aidb_slice from);       /* first >= from */
-extern aipg_written_key *aipg_write_set_seek_below(const aipg_write_set *set, aidb_slice from); /* last < from */
-extern aipg_written_key *aipg_write_set_next(const aipg_written_key *key);
+/*
+ * The newest write to a key of a command below `below`; false when there is none. The value is valid until the next
+ * call for the set.
+ */
+extern bool aipg_write_set_find(aipg_write_set *set, aidb_slice key, CommandId below, aipg_write *write);
+/*
+ * Adds a write of the present nesting level. The facts count when the key has no writes yet. All is copied; the value
+ * must not be one that another call for the set returned. Raises an error when a temporary file cannot be written, and
+ * then has no effect.
+ */
+extern void aipg_write_set_add(aipg_write_set *set, aidb_slice key, const aipg_key_facts *facts, CommandId command,
+							   bool is_delete, aidb_slice value);
+extern bool aipg_write_set_is_empty(const aipg_write_set *set);
 
-static inline aidb_slice aipg_written_key_slice(const aipg_written_key *key) {
-	return (aidb_slice){key->key, key->key_bytes};
-}
-
-/* Counts of what is there now. */
-extern uint64 aipg_write_set_writes(const aipg_write_set *set);
-extern uint64 aipg_write_set_version(const aipg_write_set *set); /* changes with every change */
-
-/* Subtransactions, by nesting level: writes made at a level go with its abort and pass to the level above at its end. */
+/*
+ * Subtransactions, by nesting level: writes made at a level go with its abort and pass to the level above at its end.
+ * Neither raises.
+ */
 extern void aipg_write_set_subcommit(aipg_write_set *set, int level);
 extern void aipg_write_set_subabort(aipg_write_set *set, int level);
+
+/* ---- For write_cursor.h ------------------------------------------------------------------------------------- */
+
+/* What is in memory. */
+extern const aipg_write_list *aipg_write_set_list(const aipg_write_set *set);
+extern bool aipg_write_set_has_runs(const aipg_write_set *set);
+/* Changes when positions in list and runs do not hold any more. */
+extern uint64 aipg_write_set_generation(const aipg_write_set *set);
+/*
+ * What the runs have in [lower, upper): from `lower` on, or backwards from `upper`. Writes of commands not below
+ * `below` may be left out, others outside the range may follow at the end. In the current memory context; NULL:
+ * nothing.
+ */
+extern aipg_write_merge *aipg_write_set_merge(const aipg_write_set *set, aidb_slice lower, aidb_slice upper,
+											  bool backwards, CommandId below);
 
 #endif

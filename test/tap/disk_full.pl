@@ -102,16 +102,16 @@ SQL
 
 # ---- A full file system ------------------------------------------------------------------------------------------
 
-# Starts a server in name spaces of its own, in which a small file system lies over the directory of the store. Only
+# Starts a server in name spaces of its own, in which a small file system lies over one of its directories. Only
 # the server's processes see it, so whatever is done with its files is done by the server.
 sub start_on_small_disk {
-	my ($node) = @_;
-	my ($store, $data, $log) = ($node->data_dir . '/aidb', $node->data_dir, $node->logfile);
+	my ($node, $directory, $size) = @_;
+	my ($data, $log) = ($node->data_dir, $node->logfile);
 	my ($user, $group) = ($>, (split / /, $))[0]);
-	mkdir $store or die $!;
+	mkdir "$data/$directory" or die $!;
 	local %ENV = $node->_get_env;
 	system_or_bail('unshare', '--user', '--map-root-user', '--mount', 'sh', '-c', <<"SH");
-mount -t tmpfs -o size=24m,mode=700 tmpfs '$store' &&
+mount -t tmpfs -o size=$size,mode=700 tmpfs '$data/$directory' &&
 exec unshare --user --map-user=$user --map-group=$group pg_ctl -w -D '$data' -l '$log' start
 SH
 	$node->_update_pid(1);
@@ -134,11 +134,13 @@ SQL
 	return;
 }
 
+my $can_mount = system('unshare --user --map-root-user --mount sh -c "mount -t tmpfs tmpfs /mnt" 2>/dev/null') == 0;
+my $cannot = 'this machine does not let users mount file systems of their own';
+
 SKIP: {
-	skip 'this machine does not let users mount file systems of their own', 21
-		if system('unshare --user --map-root-user --mount sh -c "mount -t tmpfs tmpfs /mnt" 2>/dev/null') != 0;
+	skip $cannot, 21 unless $can_mount;
 	my $node = AidbNode->create('small', memory => '16MB', conf => 'log_statement = none');
-	start_on_small_disk($node);
+	start_on_small_disk($node, 'aidb', '24m');
 	$node->safe_psql('postgres', "CREATE EXTENSION aidb; $tables");
 	my $session = AidbSession->connect($node);
 	$session->rows("COPY (SELECT 1) TO PROGRAM 'head -c 8000000 /dev/zero > aidb/ballast'");
@@ -146,6 +148,26 @@ SKIP: {
 	is($state, '53100', "the disk is full after $rows rows, and the commit is refused");
 	check_full($node, $rows, $state, sub { $_[0]->rows("COPY (SELECT 1) TO PROGRAM 'rm aidb/ballast'") });
 	fill_in_the_middle($node);
+	$node->stop;
+}
+
+# ---- No room for what a transaction spills -------------------------------------------------------------------------
+
+SKIP: {
+	skip $cannot, 5 unless $can_mount;
+	my $node = AidbNode->create('temporary', conf => "maintenance_work_mem = '1MB'\nlog_statement = none");
+	start_on_small_disk($node, 'base/pgsql_tmp', '4m');
+	$node->safe_psql('postgres', "CREATE EXTENSION aidb; $tables");
+	my $big = "INSERT INTO item SELECT i, repeat('x', 1000) FROM generate_series(2, 10000) i";
+	like(error_of($node, $big), qr/ERROR:  53100: could not write to temporary file .*HINT:  /s,
+		'a transaction that has no room for its changes is refused, with a hint');
+	my $session = AidbSession->connect($node);
+	$session->rows('BEGIN; INSERT INTO item VALUES (1); SAVEPOINT a');
+	is($session->run($big), '53100', 'so is a statement');
+	$session->rows('ROLLBACK TO a; COMMIT');
+	is(join(',', $session->rows('SELECT k FROM item')), 1, 'what was before it commits');
+	is(join(',', $session->rows('SELECT count(*) FROM pg_ls_tmpdir()')), 0, 'and the room is free again');
+	unlike(slurp_file($node->logfile), qr/PANIC|WARNING/, 'with no panic or warning');
 	$node->stop;
 }
 
