@@ -103,9 +103,9 @@ extern aipg_row_state aipg_read_locked(const aipg_view *view, aidb_slice key, ai
 extern bool aipg_insert(Oid relation, aidb_slice key, StringInfo row);
 /* After aipg_lock_row has locked the row, in a mode that is strong enough, and found it as `current`. */
 extern void aipg_update(Oid relation, aidb_slice key, aidb_slice current, StringInfo row);
-extern void aipg_delete(Oid relation, aidb_slice key);
+extern void aipg_delete(Oid relation, aidb_slice key, aidb_slice current);
 /* Gives the locked row under `key` the key `to`; false when a live row has that, as for an insert. */
-extern bool aipg_move(Oid relation, aidb_slice key, aidb_slice to, StringInfo row);
+extern bool aipg_move(Oid relation, aidb_slice key, aidb_slice current, aidb_slice to, StringInfo row);
 /* Blind writes, of key spaces and the catalog: whatever was there. They wait for who has written the key before. */
 extern void aipg_put(aidb_slice key, aidb_slice value);
 extern void aipg_remove(aidb_slice key);

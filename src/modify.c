@@ -338,6 +338,7 @@ static TupleTableSlot *exec_update(EState *estate, ResultRelInfo *target, TupleT
 								   TupleTableSlot *plan_slot) {
 	modify_state *state = target->ri_FdwState;
 	TupleTableSlot *again;
+	aidb_slice current;
 
 	check_updated(estate, target, slot);
 	encode_old_key(state, plan_slot);
@@ -351,13 +352,13 @@ static TupleTableSlot *exec_update(EState *estate, ResultRelInfo *target, TupleT
 		check_updated(estate, target, slot);
 		encode_row(state, slot);
 	}
+	current = (aidb_slice){state->current->data, state->current->size};
 	if (changes_key(state)) {
-		if (!aipg_move(state->table->relid, slice_of(&state->old_key), slice_of(&state->key), &state->row)) {
+		if (!aipg_move(state->table->relid, slice_of(&state->old_key), current, slice_of(&state->key), &state->row)) {
 			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
 		}
 	} else {
-		aipg_update(state->table->relid, slice_of(&state->old_key),
-					(aidb_slice){state->current->data, state->current->size}, &state->row);
+		aipg_update(state->table->relid, slice_of(&state->old_key), current, &state->row);
 	}
 	return slot;
 }
@@ -370,7 +371,8 @@ static TupleTableSlot *exec_delete(EState *estate, ResultRelInfo *target, TupleT
 	if (lock_target(target, state, LockTupleExclusive, plan_slot) == NULL) {
 		return NULL;
 	}
-	aipg_delete(state->table->relid, slice_of(&state->old_key));
+	aipg_delete(state->table->relid, slice_of(&state->old_key),
+				(aidb_slice){state->current->data, state->current->size});
 	if (target->ri_projectReturning != NULL) {
 		MemoryContextReset(state->current_values);
 		decode_current(state, slot);

@@ -110,7 +110,19 @@ ask("COMMIT PREPARED 'locked'");
 is(ask('SELECT sum(v) FROM many'), "$rows", 'the large one is committed');
 is(state_of('UPDATE item SET v = 3 WHERE k = 3'), '00000', 'and what was shared is free');
 is(locks(), '0', 'nothing is locked at last');
-prepare("p$_", "UPDATE item SET v = $_ WHERE k = $_") for 1 .. 4;
+
+# What fails takes no place: neither the second of a name nor one that PostgreSQL has no place for.
+prepare('p1', 'UPDATE item SET v = 1 WHERE k = 1');
+for (1 .. 6) {
+	my $session = AidbSession->connect_until($node);
+	is($session->run("BEGIN\\; UPDATE item SET v = 9 WHERE k = 9\\; PREPARE TRANSACTION 'p1'"), '42710', 'a name is there once');
+}
+prepare("p$_", "UPDATE item SET v = $_ WHERE k = $_") for 2 .. 4;
+for (1 .. 2) {
+	my $session = AidbSession->connect_until($node);
+	is($session->run("BEGIN\\; UPDATE item SET v = 9 WHERE k = 9\\; PREPARE TRANSACTION 'p5'"), '53200', 'there is no more room');
+}
+is(state_of('UPDATE item SET v = v WHERE k = 9'), '00000', 'the row is free');
 ask("COMMIT PREPARED 'p$_'") for 1 .. 4;
 is(ask('SELECT sum(v) FROM item WHERE k <= 4'), '10', 'there is room for others');
 done_testing();
