@@ -209,6 +209,9 @@ static place *find_free(void) {
 void aipg_prepared_reserve(uint64 full_transaction_id) {
 	place *found;
 
+	if (max_prepared_xacts == 0) {
+		return; /* PostgreSQL says so */
+	}
 	aipg_prepared_sweep();
 	LWLockAcquire(latch(), LW_EXCLUSIVE);
 	found = find_free();

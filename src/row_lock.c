@@ -895,6 +895,7 @@ static bool restore_row_lock(aipg_detached_locks *locks, const aipg_held_lock *l
 												   .written = lock->written};
 		*bucket_of(lock->hash) = place;
 		locks->first = global_place(partition, place);
+		locks->restored++;
 	}
 	LWLockRelease(latch_of(partition));
 	return place != 0;
@@ -912,7 +913,7 @@ void aipg_row_lock_restore(aipg_detached_locks *locks, const aipg_held_lock *loc
 	bool restored;
 
 	reserve_holder(locks->holder);
-	if (!lock->whole_table && restore_row_lock(locks, lock)) {
+	if (!lock->whole_table && locks->restored < capacity() / ESCALATION_PART && restore_row_lock(locks, lock)) {
 		return;
 	}
 	lock_all_partitions();
