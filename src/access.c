@@ -262,16 +262,42 @@ static aidb_slice contents(const aidb_buffer *buffer) {
 }
 
 /*
- * The deletion of a row that has got another key bears a note: the incarnation of the row under the new key (u64, in the
- * machine's byte order), and that key.
+ * The deletion of a row that has got another key bears a note: the incarnation of the row (u64, in the machine's byte
+ * order), then the one that it has under the new key, and that key. A row that is AIPG_INCARNATION_AFTER_MOVE leaves the
+ * first part when it is deleted, so that whoever looks for the row that was moved is not told that it was deleted.
  */
-static void read_note(const aidb_buffer *note, uint64 *incarnation, StringInfo key) {
-	if (note->size < sizeof(*incarnation) + AIPG_KEY_PREFIX_BYTES) {
+typedef struct deletion_note {
+	uint64 before;
+	uint64 after;
+	aidb_slice key; /* empty: the row was deleted */
+} deletion_note;
+
+static deletion_note read_note(aidb_slice bytes) {
+	deletion_note note = {0};
+	const char *at = bytes.data;
+
+	if (bytes.size != sizeof(note.before) &&
+		bytes.size < sizeof(note.before) + sizeof(note.after) + AIPG_KEY_PREFIX_BYTES) {
 		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("malformed deletion in the AiDb store")));
 	}
-	memcpy(incarnation, note->data, sizeof(*incarnation));
-	resetStringInfo(key);
-	appendBinaryStringInfo(key, note->data + sizeof(*incarnation), (int)(note->size - sizeof(*incarnation)));
+	memcpy(&note.before, at, sizeof(note.before));
+	if (bytes.size > sizeof(note.before)) {
+		memcpy(&note.after, at + sizeof(note.before), sizeof(note.after));
+		note.key.data = at + sizeof(note.before) + sizeof(note.after);
+		note.key.size = bytes.size - sizeof(note.before) - sizeof(note.after);
+	}
+	return note;
+}
+
+/* Points into `bytes`. */
+static aidb_slice write_note(char bytes[2 * sizeof(uint64) + AIDB_MAX_KEY_BYTES], const deletion_note *note) {
+	memcpy(bytes, &note->before, sizeof(note->before));
+	if (note->key.size == 0) {
+		return (aidb_slice){bytes, sizeof(note->before)};
+	}
+	memcpy(bytes + sizeof(note->before), &note->after, sizeof(note->after));
+	memcpy(bytes + sizeof(note->before) + sizeof(note->after), note->key.data, note->key.size);
+	return (aidb_slice){bytes, sizeof(note->before) + sizeof(note->after) + note->key.size};
 }
 
 /* A row that is locked, and what is known of the one that the view saw. */
@@ -329,18 +355,34 @@ static aipg_row_state judge_newer(locked_row *row, aidb_slice key) {
 	return state;
 }
 
+/* The newest version is a deletion with the note in row->current. *again: the row is to be looked for under its new key. */
+static aipg_row_state judge_note(locked_row *row, aidb_slice key, bool *again) {
+	deletion_note note = read_note(contents(row->current));
+	static aidb_buffer seen; /* kept for the next one */
+	uint64 before = 0;
+
+	if (!see_incarnation(row, key, &seen, &before) || before != note.before) {
+		return judge_other(note.before);
+	}
+	*again = note.key.size > 0;
+	refuse_newer(*again ? "update" : "delete");
+	if (*again) {
+		row->incarnation = note.after;
+		row->followed = true;
+		resetStringInfo(row->moved);
+		appendBinaryStringInfo(row->moved, note.key.data, (int)note.key.size);
+	}
+	return AIPG_ROW_GONE;
+}
+
 /* What has become of a row that another transaction may have changed. *again: it is to be looked for under its new key. */
 static aipg_row_state judge_committed(locked_row *row, aidb_slice key, bool *again) {
 	aipg_newest newest;
 
 	row->current->size = 0;
 	newest = aipg_newest_committed(key, row->current);
-	*again = !newest.found && row->current->size > 0;
-	if (*again) {
-		refuse_newer("update");
-		read_note(row->current, &row->incarnation, row->moved);
-		row->followed = true;
-		return AIPG_ROW_GONE;
+	if (!newest.found && row->current->size > 0) {
+		return judge_note(row, key, again);
 	}
 	if (!newest.found) {
 		refuse_newer("delete");
@@ -605,22 +647,24 @@ static void delete_noted(Oid relation, CommandId command, aidb_slice key, aidb_s
 	add_write(relation, command, key, true, true, note);
 }
 
-void aipg_delete(Oid relation, CommandId command, aidb_slice key) {
-	delete_noted(relation, command, key, (aidb_slice){NULL, 0});
+void aipg_delete(Oid relation, CommandId command, aidb_slice key, aidb_slice current) {
+	deletion_note note = {.before = aipg_row_incarnation(current)};
+	char bytes[2 * sizeof(uint64) + AIDB_MAX_KEY_BYTES];
+	bool after_move = (note.before & AIPG_INCARNATION_AFTER_MOVE) != 0;
+
+	delete_noted(relation, command, key, after_move ? write_note(bytes, &note) : (aidb_slice){NULL, 0});
 }
 
-bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice to, StringInfo row) {
-	char note[sizeof(uint64) + AIDB_MAX_KEY_BYTES];
-	uint64 incarnation;
+bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice current, aidb_slice to, StringInfo row) {
+	deletion_note note = {.before = aipg_row_incarnation(current), .key = to};
+	char bytes[2 * sizeof(uint64) + AIDB_MAX_KEY_BYTES];
 
 	aipg_row_lock_write(relation, key, LockTupleExclusive); /* who inserts it must not find the row there */
 	if (!aipg_insert(relation, command, to, row)) {
 		return false;
 	}
-	incarnation = aipg_row_incarnation(row_slice(row));
-	memcpy(note, &incarnation, sizeof(incarnation));
-	memcpy(note + sizeof(incarnation), to.data, to.size);
-	delete_noted(relation, command, key, (aidb_slice){note, sizeof(incarnation) + to.size});
+	note.after = aipg_row_incarnation(row_slice(row));
+	delete_noted(relation, command, key, write_note(bytes, &note));
 	return true;
 }
 

@@ -123,9 +123,10 @@ extern void aipg_check_newest_seen(const aipg_view *view, aidb_slice key);
 extern bool aipg_insert(Oid relation, CommandId command, aidb_slice key, StringInfo row);
 /* After aipg_lock_row has locked the row, in a mode that is strong enough, and found it as `current`. */
 extern void aipg_update(Oid relation, CommandId command, aidb_slice key, aidb_slice current, StringInfo row);
-extern void aipg_delete(Oid relation, CommandId command, aidb_slice key);
+extern void aipg_delete(Oid relation, CommandId command, aidb_slice key, aidb_slice current);
 /* Gives the locked row under `key` the key `to`; false when a live row has that, as for an insert. */
-extern bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice to, StringInfo row);
+extern bool aipg_move(Oid relation, CommandId command, aidb_slice key, aidb_slice current, aidb_slice to,
+					  StringInfo row);
 /*
  * Locks a key to be written blindly, and returns whether it is there now; when it is not, it is not locked either. With a
  * transaction's snapshot a key that others have written after the view raises 40001.

@@ -345,14 +345,14 @@ static bool changes_key(const modify_state *state) {
 
 /* Stores the row in state->key and state->row in place of the locked one in state->old_key and state->current. */
 static void replace_row(ResultRelInfo *target, modify_state *state) {
-	if (changes_key(state)) {
-		if (!aipg_move(state->table->relid, state->command, slice_of(&state->old_key), slice_of(&state->key),
-					   &state->row)) {
-			report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
-		}
-	} else {
-		aipg_update(state->table->relid, state->command, slice_of(&state->old_key),
-					(aidb_slice){state->current->data, state->current->size}, &state->row);
+	aidb_slice current = {state->current->data, state->current->size};
+	Oid relid = state->table->relid;
+
+	if (!changes_key(state)) {
+		aipg_update(relid, state->command, slice_of(&state->old_key), current, &state->row);
+	} else if (!aipg_move(relid, state->command, slice_of(&state->old_key), current, slice_of(&state->key),
+						  &state->row)) {
+		report_duplicate(target->ri_RelationDesc, state->table, slice_of(&state->key));
 	}
 }
 
@@ -485,7 +485,8 @@ static TupleTableSlot *exec_delete(EState *estate, ResultRelInfo *target, TupleT
 	if (lock_target(target, state, LockTupleExclusive, plan_slot) == NULL) {
 		return NULL;
 	}
-	aipg_delete(state->table->relid, state->command, slice_of(&state->old_key));
+	aipg_delete(state->table->relid, state->command, slice_of(&state->old_key),
+				(aidb_slice){state->current->data, state->current->size});
 	if (target->ri_projectReturning != NULL) {
 		MemoryContextReset(state->current_values);
 		decode_current(state, slot);

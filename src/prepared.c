@@ -159,20 +159,15 @@ static void write_rows(uint64 transaction) {
 	PG_END_TRY();
 }
 
-static aidb_iterator *open_rows(StringInfo lower, StringInfo upper) {
+/* The rows below the prefix `lower`. */
+static aidb_status open_rows(StringInfo lower, StringInfo upper, aidb_iterator **rows) {
 	aidb_read_options options = {.lower = slice_of(lower)};
-	aidb_iterator *rows;
-	aidb_status rc;
 
 	resetStringInfo(upper);
 	appendBinaryStringInfo(upper, lower->data, lower->len);
 	aipg_key_successor(upper);
 	options.upper = slice_of(upper);
-	rc = aidb_iterator_create(aipg_store(), &options, &rows);
-	if (rc != AIDB_OK) {
-		aipg_raise(rc, "could not read the row locks of prepared transactions");
-	}
-	return rows;
+	return aidb_iterator_create(aipg_store(), &options, rows);
 }
 
 static void remove_row(aidb_slice key) {
@@ -182,7 +177,7 @@ static void remove_row(aidb_slice key) {
 	(void)aidb_delete(aipg_store(), &options, key);
 }
 
-/* Removes the rows of a finished transaction. */
+/* Removes the rows of a finished transaction. No error: it is finished, whatever becomes of them. */
 static void remove_rows(uint64 transaction) {
 	StringInfoData lower, upper;
 	aidb_iterator *rows;
@@ -190,11 +185,12 @@ static void remove_rows(uint64 transaction) {
 	initStringInfo(&lower);
 	initStringInfo(&upper);
 	start_key(&lower, transaction);
-	rows = open_rows(&lower, &upper);
-	for (aidb_iterator_seek_first(rows); aidb_iterator_valid(rows); aidb_iterator_next(rows)) {
-		remove_row(aidb_iterator_key(rows));
+	if (open_rows(&lower, &upper, &rows) == AIDB_OK) {
+		for (aidb_iterator_seek_first(rows); aidb_iterator_valid(rows); aidb_iterator_next(rows)) {
+			remove_row(aidb_iterator_key(rows));
+		}
+		aidb_iterator_destroy(rows);
 	}
-	aidb_iterator_destroy(rows);
 	pfree(lower.data);
 	pfree(upper.data);
 }
@@ -213,6 +209,9 @@ static place *find_free(void) {
 void aipg_prepared_reserve(uint64 full_transaction_id) {
 	place *found;
 
+	if (max_prepared_xacts == 0) {
+		return; /* PostgreSQL says so */
+	}
 	aipg_prepared_sweep();
 	LWLockAcquire(latch(), LW_EXCLUSIVE);
 	found = find_free();
@@ -243,7 +242,8 @@ void aipg_prepared_keep(void) {
 void aipg_prepared_cancel(void) {
 	if (reserved != NULL) {
 		LWLockAcquire(latch(), LW_EXCLUSIVE);
-		reserved->state = FREE;
+		reserved->state = KEPT; /* a finished one without locks: whoever sweeps removes its rows */
+		table->kept++;
 		LWLockRelease(latch());
 		reserved = NULL;
 	}
@@ -346,6 +346,7 @@ static void restore_row(aidb_slice key, aidb_slice value) {
 	memcpy(&transaction, (const char *)key.data + AIPG_KEY_PREFIX_BYTES, sizeof(transaction));
 	transaction = pg_ntoh64(transaction);
 	if (is_finished(transaction)) {
+		aipg_view_note_end(transaction); /* it may have been finished since the start */
 		remove_row(key);
 	} else {
 		restore_piece(transaction, value);
@@ -366,11 +367,15 @@ static void take_back(void) {
 static void restore_all(void) {
 	StringInfoData lower, upper;
 	aidb_iterator *rows;
+	aidb_status rc;
 
 	initStringInfo(&lower);
 	initStringInfo(&upper);
 	aipg_key_start(&lower, 0, AIPG_INDEX_PREPARED);
-	rows = open_rows(&lower, &upper);
+	rc = open_rows(&lower, &upper, &rows);
+	if (rc != AIDB_OK) {
+		aipg_raise(rc, "could not read the row locks of prepared transactions");
+	}
 	PG_TRY();
 	{
 		for (aidb_iterator_seek_first(rows); aidb_iterator_valid(rows); aidb_iterator_next(rows)) {

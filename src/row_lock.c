@@ -139,7 +139,7 @@ void aipg_row_lock_shmem_startup(void) {
 	latches = GetNamedLWLockTranche(TRANCHE);
 	if (!found) {
 		memset(table, 0, table_bytes());
-		/* later than any holder of the past: locks of prepared transactions outlive a restart */
+		/* later than any holder of the past, unless the clock was put back; see aipg_row_lock_restore */
 		pg_atomic_init_u64(&table->next_holder, (uint64)GetCurrentTimestamp());
 		table->partition_size = partition_size();
 		for (int i = 0; i < PARTITIONS; i++) {
@@ -693,8 +693,12 @@ static void pg_attribute_noreturn() report_full(void) {
 
 /* There is no room for another lock: makes some, or waits for who keeps us from it. */
 static void make_room(const request *wanted, LockWaitPolicy policy) {
-	uint64 blocker = held == 0 ? UINT64_MAX : escalate();
+	uint64 blocker;
 
+	if (aipg_prepared_sweep()) {
+		return;
+	}
+	blocker = held == 0 ? UINT64_MAX : escalate();
 	if (blocker == UINT64_MAX) {
 		report_full();
 	}
@@ -1037,16 +1041,25 @@ static bool restore_row_lock(aipg_detached_locks *locks, const aipg_held_lock *l
 												   .written = lock->written};
 		*bucket_of(lock->hash) = place;
 		locks->first = global_place(partition, place);
+		locks->restored++;
 	}
 	LWLockRelease(latch_of(partition));
 	return place != 0;
+}
+
+/* Holders made from here on have higher numbers: it would wait for a prepared transaction who got the number of its. */
+static void reserve_holder(uint64 serial) {
+	uint64 next = pg_atomic_read_u64(&table->next_holder);
+
+	while (next <= serial && !pg_atomic_compare_exchange_u64(&table->next_holder, &next, serial + 1)) {}
 }
 
 void aipg_row_lock_restore(aipg_detached_locks *locks, const aipg_held_lock *lock) {
 	table_lock whole = {.holder = locks->holder, .index_id = lock->index_id, .mode = lock->mode};
 	bool restored;
 
-	if (!lock->whole_table && restore_row_lock(locks, lock)) {
+	reserve_holder(locks->holder);
+	if (!lock->whole_table && locks->restored < capacity() / ESCALATION_PART && restore_row_lock(locks, lock)) {
 		return;
 	}
 	lock_all_partitions();

@@ -84,6 +84,7 @@ typedef struct aipg_held_lock {
 typedef struct aipg_detached_locks {
 	uint64 holder;
 	uint32 first;
+	uint32 restored; /* so many */
 } aipg_detached_locks;
 
 /* The holder of the transaction's locks; 0: it has none. At its end all belong to one. */
@@ -91,7 +92,10 @@ extern uint64 aipg_row_locks_holder(void);
 extern void aipg_row_locks_each(void (*each)(void *argument, const aipg_held_lock *lock), void *argument);
 /* The process forgets its locks, which stay. Cannot fail. */
 extern void aipg_row_locks_detach(aipg_detached_locks *locks);
-/* Adds a lock after a restart. Where there is no room for it, all rows of the table are locked. May raise. */
+/*
+ * Adds a lock after a restart. Where there is no room for it, all rows of the table are locked; so they are when the
+ * transaction has more than others may have, since there is less memory than there was. May raise.
+ */
 extern void aipg_row_lock_restore(aipg_detached_locks *locks, const aipg_held_lock *lock);
 extern void aipg_row_locks_free(const aipg_detached_locks *locks);
 

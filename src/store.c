@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "access.h"
+#include "access/twophase.h"
 #include "access/xlog.h"
 #include "catalog.h"
 #include "host.h"
@@ -29,7 +30,7 @@ static aidb_db *store = NULL;
 static uint32 ended_size(void) {
 	uint32 size = MIN_ENDED;
 
-	while (size < 4 * (uint32)MaxBackends) {
+	while (size < 4 * (uint32)(MaxBackends + max_prepared_xacts)) {
 		size *= 2;
 	}
 	return size;

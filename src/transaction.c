@@ -306,6 +306,8 @@ static void pre_prepare(void) {
 		} else if (aidb_sync(aipg_store()) != AIDB_OK) {
 			aipg_raise(AIDB_IO, "could not prepare a transaction on AiDb tables");
 		}
+	} else if (TransactionIdIsValid(GetTopTransactionIdIfAny()) && aipg_store_is_ready()) {
+		aipg_prepared_reserve(U64FromFullTransactionId(GetTopFullTransactionId())); /* for its end to be noted */
 	}
 	current.closed = true;
 }

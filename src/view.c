@@ -2,6 +2,7 @@
 
 #include "access/parallel.h"
 #include "access/transam.h"
+#include "access/twophase.h"
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "shared.h"
@@ -61,15 +62,15 @@ static bool is_unseen(uint64 transaction, Snapshot snapshot) {
  * see; `sequence` itself when there is none. *oldest is the index of the oldest entry that was looked at.
  *
  * Entries are in the order in which transactions noted their end, PostgreSQL's snapshots in the order in which they left
- * its list; the two differ by at most one entry a process. So when more visible entries than there are processes have
- * been met, all older ones are visible too.
+ * its list; the two differ by at most one entry a process and prepared transaction. So when more visible entries than
+ * there may be of both have been met, all older ones are visible too.
  */
 static aidb_sequence consistent_sequence(Snapshot snapshot, aidb_sequence sequence, uint64 *oldest) {
 	aipg_shared *shared = aipg_shared_memory;
 	uint64 index = pg_atomic_read_u64(&shared->ended_count);
 	int seen = 0;
 
-	while (index > 0 && seen <= MaxBackends) {
+	while (index > 0 && seen <= MaxBackends + max_prepared_xacts) {
 		aipg_ended *ended = &shared->ended[(index - 1) & (shared->ended_size - 1)];
 		uint64 transaction = pg_atomic_read_u64(&ended->transaction);
 		uint64 at = pg_atomic_read_u64(&ended->sequence);

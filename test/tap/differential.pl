@@ -13,7 +13,7 @@ use Test::More;
 my $seed = $ENV{AIDB_TEST_SEED} // 1;
 my $scripts = $ENV{AIDB_DIFFERENTIAL_SCRIPTS} // 300;
 my $orders = $ENV{AIDB_DIFFERENTIAL_ORDERS} // 6;
-my $home = "$ENV{TESTDIR}/../differential";
+my $home = "$ENV{TESTDIR}/differential";
 
 # Nothing runs in between that takes locks of its own.
 my $node = AidbNode->launch('main', memory => '64MB', conf => "autovacuum = off\nmax_connections = 30");

@@ -110,7 +110,36 @@ ask("COMMIT PREPARED 'locked'");
 is(ask('SELECT sum(v) FROM many'), "$rows", 'the large one is committed');
 is(state_of('UPDATE item SET v = 3 WHERE k = 3'), '00000', 'and what was shared is free');
 is(locks(), '0', 'nothing is locked at last');
-prepare("p$_", "UPDATE item SET v = $_ WHERE k = $_") for 1 .. 4;
+
+# What fails takes no place: neither the second of a name nor one that PostgreSQL has no place for.
+prepare('p1', 'UPDATE item SET v = 1 WHERE k = 1');
+for (1 .. 6) {
+	my $session = AidbSession->connect_until($node);
+	is($session->run("BEGIN\\; UPDATE item SET v = 9 WHERE k = 9\\; PREPARE TRANSACTION 'p1'"), '42710', 'a name is there once');
+}
+prepare("p$_", "UPDATE item SET v = $_ WHERE k = $_") for 2 .. 4;
+for (1 .. 2) {
+	my $session = AidbSession->connect_until($node);
+	is($session->run("BEGIN\\; UPDATE item SET v = 9 WHERE k = 9\\; PREPARE TRANSACTION 'p5'"), '53200', 'there is no more room');
+}
+is(state_of('UPDATE item SET v = v WHERE k = 9'), '00000', 'the row is free');
 ask("COMMIT PREPARED 'p$_'") for 1 .. 4;
 is(ask('SELECT sum(v) FROM item WHERE k <= 4'), '10', 'there is room for others');
+
+# After a restart with less memory it does not take all the room for locks.
+sub restart_with {
+	$node->append_conf('postgresql.conf', "aidb.memory = '$_[0]'");
+	$node->restart;
+	return;
+}
+
+restart_with('64MB');
+prepare('large', 'UPDATE many SET v = v + 1');
+is(locks(), "$rows", 'with more memory each row of the large one has a lock');
+restart_with('16MB');
+is(state_of('UPDATE item SET v = v WHERE k <= 4'), '00000', 'with less there is room for others');
+cmp_ok(locks(), '<', $rows, 'since it has fewer');
+is(state_of("UPDATE many SET v = 9 WHERE k = $_"), '55P03', "but row $_ is locked") for 1, $rows;
+ask("COMMIT PREPARED 'large'");
+is(locks(), '0', 'and then free');
 done_testing();
