@@ -7,6 +7,7 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "ddl.h"
+#include "durable_id.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -40,6 +41,7 @@ static void shmem_request(void) {
 	aipg_catalog_shmem_request();
 	aipg_row_lock_shmem_request();
 	aipg_prepared_shmem_request();
+	aipg_durable_id_shmem_request();
 }
 
 static void shmem_startup(void) {
@@ -50,6 +52,7 @@ static void shmem_startup(void) {
 	aipg_catalog_shmem_startup();
 	aipg_row_lock_shmem_startup();
 	aipg_prepared_shmem_startup();
+	aipg_durable_id_shmem_startup();
 }
 
 /* PostgreSQL has just taken the snapshot for analysis: the first moment to take ours, where a transaction has but one. */
@@ -136,6 +139,7 @@ void _PG_init(void) {
 	aipg_settings_init();
 	install_hooks();
 	aipg_transaction_init();
+	aipg_durable_id_init();
 	aipg_ddl_init();
 	aipg_upsert_init();
 	aipg_worker_register();

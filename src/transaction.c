@@ -4,11 +4,11 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "durable_id.h"
 #include "host.h"
 #include "miscadmin.h"
 #include "predicate.h"
 #include "prepared.h"
-#include "replication/message.h"
 #include "row_lock.h"
 #include "shared.h"
 #include "utils/memutils.h"
@@ -156,16 +156,6 @@ static void reserve_plain(void) {
 	aipg_fault_point("precommit_reserved");
 }
 
-/*
- * A transaction id that left no durable trace in PostgreSQL's log would be given out again after a crash, to somebody whose
- * commit would then be ours too. So a record that bears it goes before ours. That the transaction has written records
- * (XactLastRecEnd) does not mean that one of them bears its id: hint bits and pruning are logged without.
- */
-static void require_durable_id(void) {
-	LogLogicalMessage("aidb", "", 0, true);
-	aipg_require_lsn(XactLastRecEnd);
-}
-
 static void prepare_mixed(void) {
 	aidb_batch *batch = new_batch();
 	aipg_write_cursor *cursor = aipg_write_cursor_open_all(current.writes);
@@ -200,7 +190,7 @@ static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
 	aipg_predicate_before_prepare(current.writes);
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || !fits_one_batch()) {
-		require_durable_id();
+		aipg_durable_id_require(U64FromFullTransactionId(GetTopFullTransactionId()));
 		prepare_mixed();
 		aipg_predicate_after_prepare(current.writes);
 	} else {
@@ -296,8 +286,10 @@ static void pre_prepare(void) {
 	bool writes = current.writes != NULL && !aipg_write_set_is_empty(current.writes);
 
 	if (writes || aipg_row_locks_holder() != 0) {
-		require_durable_id();
-		aipg_prepared_reserve(U64FromFullTransactionId(GetTopFullTransactionId()));
+		uint64 transaction = U64FromFullTransactionId(GetTopFullTransactionId());
+
+		aipg_durable_id_require(transaction);
+		aipg_prepared_reserve(transaction);
 		aipg_fault_point("preprepare_reserved");
 		if (writes) {
 			aipg_predicate_before_prepare(current.writes);

@@ -394,28 +394,33 @@ static void insert(aidb_db *db, const aidb_write_options *options, const aidb_re
 	lsm_fault_point(db, "memtable_inserted");
 }
 
-/* Lets everything become visible that is done without a gap. */
-static void advance_visible(aidb_db *db) {
+/* Whether what comes next may become visible. Its slot is not used again before it is. */
+static bool may_become_visible(const aidb_db *db, const lsm_commit_slot *slot, aidb_sequence next) {
+	return atomic_load(&slot->done) == next ||
+		   (atomic_load(&slot->awaits_sync) == next && atomic_load(&slot->end) <= atomic_load(&db->shared->log.synced));
+}
+
+void lsm_commits_advance(aidb_db *db) {
 	lsm_commits *commits = &db->shared->commits;
 	lsm_commit_slot *slots = lsm_at(&db->arena, commits->slots);
 
 	for (;;) {
 		uint64_t visible = atomic_load(&commits->visible);
+		const lsm_commit_slot *slot = &slots[(visible + 1) & (commits->slot_count - 1)];
 
-		if (atomic_load(&slots[(visible + 1) & (commits->slot_count - 1)].done) != visible + 1) {
+		if (!may_become_visible(db, slot, visible + 1)) {
 			return;
 		}
 		atomic_compare_exchange_strong(&commits->visible, &visible, visible + 1);
 	}
 }
 
+/* Returns when the sequence, which may become visible, is. */
 static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 	lsm_commits *commits = &db->shared->commits;
-	lsm_commit_slot *slots = lsm_at(&db->arena, commits->slots);
 	const lsm_waiting *waiting = &db->arena.waiting;
 
-	atomic_store(&slots[sequence & (commits->slot_count - 1)].done, sequence);
-	advance_visible(db);
+	lsm_commits_advance(db);
 	lsm_event_signal(waiting, &commits->published);
 	for (int spin = 0; spin < PUBLISH_SPINS && atomic_load(&commits->visible) < sequence; spin++) {
 		lsm_pause();
@@ -441,6 +446,27 @@ static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 	return AIDB_OK;
 }
 
+/* Waits until the log holds the record as it is to be held, and says that the sequence may become visible. */
+static aidb_status make_durable(aidb_db *db, aidb_durability durability, const turn *mine) {
+	lsm_commits *commits = &db->shared->commits;
+	lsm_commit_slot *slots = lsm_at(&db->arena, commits->slots);
+	lsm_commit_slot *slot = &slots[mine->sequence & (commits->slot_count - 1)];
+	aidb_status rc = AIDB_OK;
+
+	if (durability == AIDB_SYNC) {
+		/* from here on others may make it visible, and then somebody else may have the slot */
+		atomic_store(&slot->awaits_sync, mine->sequence);
+		return lsm_log_wait(db, mine->end, AIDB_SYNC);
+	}
+	if (durability == AIDB_WRITE) {
+		rc = lsm_log_wait(db, mine->end, AIDB_WRITE);
+	}
+	if (rc == AIDB_OK) {
+		atomic_store(&slot->done, mine->sequence);
+	}
+	return rc;
+}
+
 /* Everything after the turn was taken. */
 static aidb_status finish(aidb_db *db, const aidb_write_options *options, const aidb_reservation *reservation,
 						  const turn *mine) {
@@ -450,8 +476,8 @@ static aidb_status finish(aidb_db *db, const aidb_write_options *options, const 
 		insert(db, options, reservation, mine->sequence);
 	}
 	leave_memtable(db, reservation->memtable);
-	if (rc == AIDB_OK && options->durability != AIDB_LAZY) {
-		rc = lsm_log_wait(db, mine->end, options->durability);
+	if (rc == AIDB_OK) {
+		rc = make_durable(db, options->durability, mine);
 	}
 	if (rc == AIDB_OK) {
 		rc = publish(db, mine->sequence);

@@ -26,6 +26,7 @@ typedef struct lsm_commit_slot {
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t copied; /* the sequence whose record is in the log's ring; 0: not yet */
 	_Atomic uint64_t end;                             /* log position after its record; holds while copied does */
 	_Atomic uint64_t done;                            /* the sequence that may become visible */
+	_Atomic uint64_t awaits_sync;                     /* ... that may once the log is durable up to `end` */
 	_Atomic uint32_t member;                          /* who took it */
 } lsm_commit_slot;
 
@@ -130,6 +131,8 @@ static inline void lsm_background(const aidb_db *db, aidb_work_kind kind) {
 /* For those who wait: AIDB_POISONED, and so for all others from now on, when a member has died with something that others
  * wait for: a commit, the log, a flush or compaction, memory. Looks ten times a second at most. */
 aidb_status lsm_check_members(aidb_db *db);
+/* Makes visible what may become visible next, for whomever it is. */
+void lsm_commits_advance(aidb_db *db);
 
 /* Waits until the memtable can take `bytes` or a new one is active; flushes by itself when nobody does. */
 aidb_status lsm_make_room(aidb_db *db, uint32_t memtable, uint64_t bytes);

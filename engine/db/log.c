@@ -373,6 +373,9 @@ static aidb_status lead(aidb_db *db, aidb_durability durability, bool *led) {
 			rc = sync_written(db);
 		}
 		lsm_latch_release(&db->arena.waiting, &log->sync_latch);
+		/* for all who wait for it: each doing so for itself would have to wait for those before it to get the processor */
+		lsm_commits_advance(db);
+		lsm_event_signal(&db->arena.waiting, &db->shared->commits.published);
 	}
 	lsm_event_signal(&db->arena.waiting, &log->progress);
 	return rc;
