@@ -362,6 +362,9 @@ static aidb_status lead(aidb_db *db, aidb_durability durability, bool *led) {
 	if (!*led) {
 		return AIDB_OK;
 	}
+	if (durability == AIDB_SYNC && db->host->yield != NULL) {
+		db->host->yield(db->host->context); /* who is about to copy its record does so before the sync, not behind it */
+	}
 	if (durability == AIDB_SYNC && !lsm_latch_acquire(&db->arena.waiting, &log->write_latch)) {
 		rc = lsm_poisoned(db);
 	} else {

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -37,6 +38,11 @@ static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t 
 static void host_wake(void *context, uint32_t *word) {
 	(void)context;
 	(void)syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+static void host_yield(void *context) {
+	(void)context;
+	(void)sched_yield();
 }
 
 static uint64_t host_clock_us(void *context) {
@@ -290,5 +296,6 @@ void aidb_host_init(aidb_host *host) {
 						.directory_list = host_directory_list,
 						.clock_us = host_clock_us,
 						.wait = host_wait,
-						.wake = host_wake};
+						.wake = host_wake,
+						.yield = host_yield};
 }

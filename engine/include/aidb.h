@@ -184,6 +184,8 @@ typedef struct aidb_host {
 	 */
 	int (*wait)(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason);
 	void (*wake)(void *context, uint32_t *word); /* wakes all */
+	/* Lets others that can run go first. NULL: nothing to do. */
+	void (*yield)(void *context);
 
 	void (*log)(void *context, aidb_log_level level, const char *text);
 
