@@ -305,6 +305,7 @@ typedef struct locked_row {
 	const aipg_view *view;
 	LockTupleMode mode;
 	aidb_buffer *current;
+	bool waited;   /* for its lock */
 	bool followed; /* it was found by a note */
 	uint64 incarnation;
 	StringInfo moved;
@@ -344,7 +345,7 @@ static aipg_row_state judge_newer(locked_row *row, aidb_slice key) {
 
 	if (!see_incarnation(row, key, &seen, &before) || before != now) {
 		state = judge_other(now);
-	} else if (row->mode == LockTupleKeyShare && !row->followed) {
+	} else if (row->mode == LockTupleKeyShare && !row->followed && !row->waited) {
 		state = AIPG_ROW_SAME;
 		if (aidb_buffer_set(row->current, contents(&seen)) != AIDB_OK) {
 			aipg_raise(AIDB_NO_MEMORY, "could not read from the AiDb store");
@@ -415,6 +416,7 @@ static bool has_gone(void *argument) {
 	locked_key *wanted = argument;
 
 	wanted->gone = judge_committed(wanted->row, wanted->key, &wanted->again) == AIPG_ROW_GONE;
+	wanted->row->waited = true;
 	return wanted->gone;
 }
 
