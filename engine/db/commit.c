@@ -15,7 +15,7 @@
 #include <errno.h>
 
 #include "db/batch.h"
-#include "db/db.h"
+#include "db/redo.h"
 
 #define WAIT_US 100000
 #define RECLAIM_WAIT_US 10000
@@ -446,6 +446,13 @@ static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 	return AIDB_OK;
 }
 
+/* Before anybody can see what was written lazily: a carried batch may build on it, and must wait for it to be durable. */
+static void note_lazy(lsm_log *log, uint64_t end) {
+	uint64_t current = atomic_load(&log->lazy_end);
+
+	while (current < end && !atomic_compare_exchange_weak(&log->lazy_end, &current, end)) {}
+}
+
 /* Waits until the log holds the record as it is to be held, and says that the sequence may become visible. */
 static aidb_status make_durable(aidb_db *db, aidb_durability durability, const turn *mine) {
 	lsm_commits *commits = &db->shared->commits;
@@ -458,7 +465,12 @@ static aidb_status make_durable(aidb_db *db, aidb_durability durability, const t
 		atomic_store(&slot->awaits_sync, mine->sequence);
 		return lsm_log_wait(db, mine->end, AIDB_SYNC);
 	}
-	if (durability == AIDB_WRITE) {
+	if (durability == AIDB_CARRIED) {
+		rc = lsm_log_wait(db, atomic_load(&db->shared->log.lazy_end), AIDB_SYNC);
+	} else {
+		note_lazy(&db->shared->log, mine->end);
+	}
+	if (rc == AIDB_OK && durability == AIDB_WRITE) {
 		rc = lsm_log_wait(db, mine->end, AIDB_WRITE);
 	}
 	if (rc == AIDB_OK) {
@@ -498,21 +510,34 @@ static aidb_status check_options(const aidb_write_options *options, const aidb_b
 		return lsm_fail(AIDB_INVALID, "a batch of state %d needs a tag%s", (int)options->state,
 						decides ? " and takes no operations" : "");
 	}
+	if (options->durability == AIDB_CARRIED && options->state != AIDB_BATCH_PREPARED) {
+		return lsm_fail(AIDB_INVALID, "only prepared batches can be carried by another log");
+	}
 	return AIDB_OK;
+}
+
+static aidb_status check_write(aidb_db *db, const aidb_batch *batch) {
+	aidb_status rc = lsm_log_check(db);
+
+	return rc == AIDB_OK ? check_batch(db, batch) : rc;
 }
 
 static aidb_status begin_write(aidb_db *db, const aidb_batch *batch) {
 	uint32_t member;
 	aidb_status rc = lsm_enter(db, &member);
 
-	if (rc == AIDB_OK) {
-		rc = lsm_log_check(db);
-	}
-	return rc == AIDB_OK ? check_batch(db, batch) : rc;
+	return rc == AIDB_OK ? check_write(db, batch) : rc;
+}
+
+/* The batch and the options have been checked. */
+static aidb_status write_batch(aidb_db *db, const aidb_write_options *options, aidb_batch *batch, turn *mine) {
+	aidb_reservation reservation;
+	aidb_status rc = reserve(db, batch, options->state == AIDB_BATCH_PREPARED, &reservation, mine);
+
+	return rc == AIDB_OK ? finish(db, options, &reservation, mine) : rc;
 }
 
 aidb_status aidb_write(aidb_db *db, const aidb_write_options *options, aidb_batch *batch, aidb_sequence *sequence) {
-	aidb_reservation reservation;
 	turn mine;
 	aidb_status rc = begin_write(db, batch);
 
@@ -526,15 +551,45 @@ aidb_status aidb_write(aidb_db *db, const aidb_write_options *options, aidb_batc
 		return AIDB_OK;
 	}
 	if (rc == AIDB_OK) {
-		rc = reserve(db, batch, options->state == AIDB_BATCH_PREPARED, &reservation, &mine);
-	}
-	if (rc == AIDB_OK) {
-		rc = finish(db, options, &reservation, &mine);
+		rc = write_batch(db, options, batch, &mine);
 	}
 	if (rc == AIDB_OK && sequence != NULL) {
 		*sequence = mine.sequence;
 	}
 	return rc;
+}
+
+aidb_status aidb_write_carried(aidb_db *db, aidb_tag tag, aidb_batch *batch, aidb_carried *carried) {
+	aidb_write_options options = {.durability = AIDB_CARRIED, .state = AIDB_BATCH_PREPARED, .tag = tag};
+	turn mine;
+	aidb_status rc = begin_write(db, batch);
+
+	if (rc == AIDB_OK) {
+		rc = check_options(&options, batch);
+	}
+	if (rc == AIDB_OK) {
+		rc = write_batch(db, &options, batch, &mine);
+	}
+	if (rc == AIDB_OK) {
+		carried->log_end = mine.end;
+		carried->operations = (aidb_slice){batch->operations.data, batch->operations.size};
+		lsm_carried_head_write(carried->head, &(lsm_carried_head){.store_id = db->shared->log.geometry.store_id,
+																  .log_end = mine.end,
+																  .tag = tag,
+																  .count = batch->count});
+	}
+	return rc;
+}
+
+aidb_status lsm_write_prepared(aidb_db *db, aidb_tag tag, aidb_batch *batch) {
+	aidb_write_options options = {.durability = AIDB_LAZY, .state = AIDB_BATCH_PREPARED, .tag = tag};
+	turn mine;
+	aidb_status rc = check_write(db, batch);
+
+	if (rc == AIDB_OK) {
+		rc = check_options(&options, batch);
+	}
+	return rc == AIDB_OK ? write_batch(db, &options, batch, &mine) : rc;
 }
 
 aidb_status aidb_write_reserve(aidb_db *db, aidb_batch *batch, aidb_reservation *reservation) {
@@ -619,4 +674,8 @@ aidb_status aidb_sync(aidb_db *db) {
 	aidb_status rc = log_end(db, &end);
 
 	return rc == AIDB_OK ? lsm_log_wait(db, end, AIDB_SYNC) : rc;
+}
+
+aidb_status aidb_sync_to(aidb_db *db, uint64_t position) {
+	return lsm_log_wait(db, position, AIDB_SYNC);
 }

@@ -2,7 +2,7 @@
  * db.h: the store as a whole: what lies in the arena, and one process's handle on it.
  *
  * Modules of this folder, in reading order: open (arena layout, start, stop), log (the write-ahead log), commit (the
- * path of a write), recovery, snapshot, read (get), iterator, flush, compaction, stats.
+ * path of a write), recovery, redo (what another log has carried), snapshot, read (get), iterator, flush, compaction, stats.
  */
 #ifndef LSM_DB_H
 #define LSM_DB_H
@@ -133,6 +133,9 @@ static inline void lsm_background(const aidb_db *db, aidb_work_kind kind) {
 aidb_status lsm_check_members(aidb_db *db);
 /* Makes visible what may become visible next, for whomever it is. */
 void lsm_commits_advance(aidb_db *db);
+
+/* aidb_write of a prepared batch, lazily, to a store that is not open to others yet. */
+aidb_status lsm_write_prepared(aidb_db *db, aidb_tag tag, aidb_batch *batch);
 
 /* Waits until the memtable can take `bytes` or a new one is active; flushes by itself when nobody does. */
 aidb_status lsm_make_room(aidb_db *db, uint32_t memtable, uint64_t bytes);

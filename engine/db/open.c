@@ -4,6 +4,7 @@
 
 #include "db/layout.h"
 #include "db/recovery.h"
+#include "db/redo.h"
 #include "host/thread_host.h"
 
 #define LOCK_NAME "LOCK"
@@ -289,7 +290,7 @@ static void destroy_file(void *argument, const char *name) {
 	uint64_t segment;
 	char path[LSM_PATH_BYTES];
 	bool ours = lsm_segment_number(name, &segment) || has_suffix(name, ".sst") || strcmp(name, "MANIFEST") == 0 ||
-				strcmp(name, "MANIFEST.new") == 0;
+				strcmp(name, "MANIFEST.new") == 0 || lsm_is_redo_file(name);
 
 	if (ours) {
 		int error;

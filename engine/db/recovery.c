@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "db/batch.h"
+#include "db/redo.h"
 
 /* ---- Files --------------------------------------------------------------------------------------------- */
 
@@ -63,6 +64,7 @@ typedef struct listing {
 	uint64_t *orphans; /* numbers of SSTables found; those in use are taken out */
 	uint32_t segment_count, segment_capacity;
 	uint32_t orphan_count, orphan_capacity;
+	bool any_redo; /* there are commits that another log has carried */
 	bool no_memory;
 } listing;
 
@@ -88,6 +90,8 @@ static void note_name(void *argument, const char *name) {
 
 	if (lsm_segment_number(name, &number)) {
 		append_number(list, &list->segments, &list->segment_count, &list->segment_capacity, number);
+	} else if (lsm_is_redo_file(name)) {
+		list->any_redo = true;
 	} else if (sscanf(name, "%" SCNu64 ".sst%n", &number, &used) == 1 && used > 0 && name[used] == '\0') {
 		append_number(list, &list->orphans, &list->orphan_count, &list->orphan_capacity, number);
 	}
@@ -514,7 +518,7 @@ static aidb_status check_empty(const aidb_db *db) {
 	listing list = {0};
 	aidb_status rc = list_directory(db, &list);
 
-	if (rc == AIDB_OK && list.segment_count + list.orphan_count > 0) {
+	if (rc == AIDB_OK && (list.segment_count + list.orphan_count > 0 || list.any_redo)) {
 		rc = lsm_fail(AIDB_CORRUPT,
 					  "%s/MANIFEST: the file is missing, though there are others of a store; restore it from a backup",
 					  db->directory);
@@ -599,6 +603,9 @@ aidb_status lsm_recover(aidb_db *db) {
 										: shared->log.keep_segment;
 		remove_orphans(db, &load, &list);
 		rc = replay_log(db, &list, last > load.max_sequence ? last : load.max_sequence);
+	}
+	if (rc == AIDB_OK) {
+		rc = lsm_redo(db);
 	}
 	free(load.files);
 	free(load.levels);

@@ -212,10 +212,11 @@ typedef enum aidb_compression { AIDB_COMPRESSION_NONE = 0, AIDB_COMPRESSION_SNAP
 
 /* How safe a commit is when the call returns. */
 typedef enum aidb_durability {
-	AIDB_SYNC,  /* on stable storage: survives power loss */
-	AIDB_WRITE, /* handed to the operating system: survives the death of every process */
-	AIDB_LAZY,  /* in shared memory: survives the death of this process where shared memory does, and is
+	AIDB_SYNC,    /* on stable storage: survives power loss */
+	AIDB_WRITE,   /* handed to the operating system: survives the death of every process */
+	AIDB_LAZY,    /* in shared memory: survives the death of this process where shared memory does, and is
 				   written within a fraction of a second */
+	AIDB_CARRIED, /* the same, for prepared batches that the caller makes durable elsewhere: see aidb_write_carried */
 } aidb_durability;
 
 /* Zero means the default for every field; initialise with {0} or aidb_options_init. */
@@ -405,6 +406,42 @@ AIDB_PUBLIC void aidb_write_cancel(aidb_db *db, aidb_reservation *reservation);
 
 /* Writes and syncs the log up to everything committed before the call. */
 AIDB_PUBLIC aidb_status aidb_sync(aidb_db *db);
+/* The same up to a position that a call has handed out. */
+AIDB_PUBLIC aidb_status aidb_sync_to(aidb_db *db, uint64_t position);
+
+/* ---- Carried batches ----------------------------------------------------------------------------------- */
+
+/*
+ * A caller that syncs a log of its own at each commit can have that log carry our prepared batches too, which spares it
+ * the sync of ours:
+ *
+ *   1. aidb_write_carried() writes the batch to the memtable and, lazily, to the log. What it may depend on is durable on
+ *      return, but for other carried batches.
+ *   2. The caller writes *carried to its log, and later its own commit of the tag, and makes both durable. Of two batches
+ *      of which the later may depend on the earlier, the earlier comes first in its log.
+ *   3. It must be able to bring the record back until aidb_sync() has returned once after step 1.
+ *   4. After a crash and before aidb_start(), it hands all those records to aidb_redo_add(), in any order; too many and
+ *      the same more than once are fine. aidb_start() writes those that the log has lost.
+ */
+#define AIDB_CARRIED_HEAD_BYTES 28u
+
+/* The record is `head`, then `operations`, which are the batch's: valid until that is changed. */
+typedef struct aidb_carried {
+	uint8_t head[AIDB_CARRIED_HEAD_BYTES];
+	aidb_slice operations;
+	uint64_t log_end; /* for aidb_sync_to, when the caller cannot carry it after all */
+} aidb_carried;
+AIDB_PUBLIC aidb_status aidb_write_carried(aidb_db *db, aidb_tag tag, aidb_batch *batch, aidb_carried *carried);
+
+/* Records for the next start of the store in directory `path`, which is not started, in a file there. One process. */
+typedef struct aidb_redo aidb_redo;
+/* Goes on with what is there already. */
+AIDB_PUBLIC aidb_status aidb_redo_open(const aidb_host *host, const char *path, aidb_redo **redo);
+/* AIDB_CORRUPT when the bytes are no record. */
+AIDB_PUBLIC aidb_status aidb_redo_add(aidb_redo *redo, aidb_slice record);
+/* Makes all durable. Until then, what was added may be missing at the start, or the start refuses the file. Releases
+ * the handle in any case. */
+AIDB_PUBLIC aidb_status aidb_redo_close(aidb_redo *redo);
 
 /* ---- Maintenance --------------------------------------------------------------------------------------- */
 

@@ -1,0 +1,496 @@
+#include "db/redo.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/checksum.h"
+#include "db/batch.h"
+
+#define REDO_NAME "REDO"
+#define TODO_NAME "REDO.todo"
+#define NEW_NAME "REDO.new"
+
+#define ENTRY_HEADER_BYTES 12u
+#define WINDOW_BYTES (1u << 20)
+#define MAX_RECORD_BYTES (1u << 28) /* the size of a longer one is damage */
+
+/* ---- Records ------------------------------------------------------------------------------------------- */
+
+void lsm_carried_head_write(uint8_t to[AIDB_CARRIED_HEAD_BYTES], const lsm_carried_head *head) {
+	lsm_put_u64(to, head->store_id);
+	lsm_put_u64(to + 8, head->log_end);
+	lsm_put_u64(to + 16, head->tag);
+	lsm_put_u32(to + 24, head->count);
+}
+
+/* The head, and the operations as a batch, which borrows the record's bytes. False when malformed. */
+static bool parse_record(aidb_slice record, lsm_carried_head *head, aidb_batch *batch) {
+	lsm_reader reader = lsm_reader_of(record.data, record.size);
+	lsm_entry entry;
+
+	head->store_id = lsm_read_u64(&reader);
+	head->log_end = lsm_read_u64(&reader);
+	head->tag = lsm_read_u64(&reader);
+	head->count = lsm_read_u32(&reader);
+	if (reader.failed || head->tag == 0 || record.size > MAX_RECORD_BYTES) {
+		return false;
+	}
+	*batch = (aidb_batch){
+		.operations = {(char *)record.data + AIDB_CARRIED_HEAD_BYTES, record.size - AIDB_CARRIED_HEAD_BYTES, 0},
+		.count = head->count};
+	for (uint32_t i = 0; i < head->count; i++) {
+		if (!lsm_read_operation(&reader, &entry)) {
+			return false;
+		}
+		batch->bytes += entry.key.size + entry.value.size + AIDB_BATCH_OPERATION_BYTES;
+	}
+	return lsm_reader_left(&reader) == 0;
+}
+
+/* ---- Files --------------------------------------------------------------------------------------------- */
+
+bool lsm_is_redo_file(const char *name) {
+	return strcmp(name, REDO_NAME) == 0 || strcmp(name, TODO_NAME) == 0 || strcmp(name, NEW_NAME) == 0;
+}
+
+typedef struct redo_path {
+	char text[LSM_PATH_BYTES];
+} redo_path;
+
+static redo_path path_of(const char *directory, const char *name) {
+	redo_path path;
+
+	snprintf(path.text, sizeof(path.text), "%s/%s", directory, name);
+	return path;
+}
+
+/* A file that is read from its beginning, a window at a time. */
+typedef struct redo_reader {
+	const aidb_host *host;
+	redo_path path;
+	int file;
+	uint64_t offset; /* of the next entry */
+	aidb_buffer window;
+	uint64_t window_offset;
+} redo_reader;
+
+/* The `size` bytes at `offset`; NULL with AIDB_OK where the file ends before. */
+static aidb_status read_bytes(redo_reader *reader, uint64_t offset, size_t size, const uint8_t **bytes) {
+	aidb_buffer *window = &reader->window;
+	size_t wanted = size > WINDOW_BYTES ? size : WINDOW_BYTES;
+	aidb_status rc = AIDB_OK;
+	int error = 0;
+
+	if (offset < reader->window_offset || offset + size > reader->window_offset + window->size) {
+		rc = lsm_buffer_reserve(window, wanted);
+		if (rc == AIDB_OK) {
+			error = reader->host->file_read(reader->host->context, reader->file, window->data, wanted, offset,
+											&window->size);
+			reader->window_offset = offset;
+		}
+	}
+	if (error != 0) {
+		return lsm_fail_errno(error, "read", reader->path.text);
+	}
+	if (rc == AIDB_OK) {
+		*bytes = size <= window->size - (offset - reader->window_offset)
+					 ? (const uint8_t *)window->data + (offset - reader->window_offset)
+					 : NULL;
+	}
+	return rc;
+}
+
+typedef enum entry_kind { ENTRY_RECORD, ENTRY_MARK, ENTRY_NONE } entry_kind;
+
+/* The next entry; the record is valid until the one after it is read. ENTRY_NONE: none, or a damaged one. */
+static aidb_status read_entry(redo_reader *reader, entry_kind *kind, aidb_slice *record) {
+	const uint8_t *bytes = NULL;
+	uint32_t size;
+	aidb_status rc = read_bytes(reader, reader->offset, ENTRY_HEADER_BYTES, &bytes);
+
+	*kind = ENTRY_NONE;
+	if (rc != AIDB_OK || bytes == NULL) {
+		return rc;
+	}
+	size = lsm_get_u32(bytes + 8);
+	if (size > MAX_RECORD_BYTES) {
+		return AIDB_OK;
+	}
+	rc = read_bytes(reader, reader->offset, ENTRY_HEADER_BYTES + size, &bytes);
+	if (rc != AIDB_OK || bytes == NULL || lsm_get_u64(bytes) != lsm_hash64(bytes + 8, 4 + size, reader->offset)) {
+		return rc;
+	}
+	*kind = size == 0 ? ENTRY_MARK : ENTRY_RECORD;
+	*record = (aidb_slice){bytes + ENTRY_HEADER_BYTES, size};
+	reader->offset += ENTRY_HEADER_BYTES + size;
+	return AIDB_OK;
+}
+
+/* AIDB_NOT_FOUND when the file is not there; without a message. */
+static aidb_status open_reader(const aidb_host *host, const redo_path *path, redo_reader *reader) {
+	int error;
+
+	*reader = (redo_reader){.host = host, .path = *path, .file = -1};
+	error = host->file_open(host->context, path->text, AIDB_FILE_READ, &reader->file);
+	if (error == ENOENT) {
+		return AIDB_NOT_FOUND;
+	}
+	return error == 0 ? AIDB_OK : lsm_fail_errno(error, "open", path->text);
+}
+
+static void close_reader(redo_reader *reader) {
+	if (reader->file >= 0) {
+		reader->host->file_close(reader->host->context, reader->file);
+	}
+	aidb_buffer_free(&reader->window);
+}
+
+/* ---- Adding -------------------------------------------------------------------------------------------- */
+
+struct aidb_redo {
+	const aidb_host *host;
+	char *directory;
+	redo_path path;
+	int file;
+	uint64_t offset;
+	aidb_buffer entry;
+};
+
+static void step(const aidb_host *host, const char *name) {
+	if (host->fault_point != NULL) {
+		host->fault_point(host->context, name);
+	}
+}
+
+/* An entry of an empty record is an end mark. */
+static aidb_status append_entry(aidb_redo *redo, aidb_slice record) {
+	uint8_t header[ENTRY_HEADER_BYTES];
+	aidb_status rc;
+	int error;
+
+	lsm_put_u32(header + 8, (uint32_t)record.size);
+	rc = lsm_buffer_set(&redo->entry, header, sizeof(header));
+	if (rc == AIDB_OK) {
+		rc = lsm_buffer_append(&redo->entry, record.data, record.size);
+	}
+	if (rc != AIDB_OK) {
+		return rc;
+	}
+	lsm_put_u64((uint8_t *)redo->entry.data, lsm_hash64(redo->entry.data + 8, redo->entry.size - 8, redo->offset));
+	error = redo->host->file_write(redo->host->context, redo->file, redo->entry.data, redo->entry.size, redo->offset);
+	if (error != 0) {
+		return lsm_fail_errno(error, "write", redo->path.text);
+	}
+	redo->offset += redo->entry.size;
+	return AIDB_OK;
+}
+
+static void release(aidb_redo *redo) {
+	if (redo->file >= 0) {
+		redo->host->file_close(redo->host->context, redo->file);
+	}
+	aidb_buffer_free(&redo->entry);
+	free(redo->directory);
+	free(redo);
+}
+
+/* Makes the file end with a mark, and durable. */
+static aidb_status finish(aidb_redo *redo) {
+	const aidb_host *host = redo->host;
+	aidb_status rc = append_entry(redo, (aidb_slice){"", 0});
+	int error = 0;
+
+	if (rc == AIDB_OK) {
+		error = host->file_sync(host->context, redo->file);
+	}
+	if (error == 0) {
+		error = host->directory_sync(host->context, redo->directory);
+	}
+	return error == 0 ? rc : lsm_fail_errno(error, "sync", redo->path.text);
+}
+
+/* Where the whole entries of a file end. */
+static aidb_status find_end(const aidb_host *host, const redo_path *path, uint64_t *end) {
+	entry_kind kind = ENTRY_RECORD;
+	redo_reader reader;
+	aidb_slice record;
+	aidb_status rc = open_reader(host, path, &reader);
+
+	while (rc == AIDB_OK && kind != ENTRY_NONE) {
+		rc = read_entry(&reader, &kind, &record);
+	}
+	*end = reader.offset;
+	close_reader(&reader);
+	return rc == AIDB_NOT_FOUND ? AIDB_OK : rc;
+}
+
+/* A file of this name whose entries up to `end` stay. */
+static aidb_status open_writer(const aidb_host *host, const char *directory, const char *name, uint64_t end,
+							   aidb_redo **redo) {
+	aidb_redo *writer = calloc(1, sizeof(*writer));
+	int error;
+
+	if (writer == NULL) {
+		return lsm_fail(AIDB_NO_MEMORY, "out of memory: could not write carried batches");
+	}
+	*writer = (aidb_redo){
+		.host = host, .directory = strdup(directory), .path = path_of(directory, name), .file = -1, .offset = end};
+	error = writer->directory == NULL
+				? ENOMEM
+				: host->file_open(host->context, writer->path.text, AIDB_FILE_READ | AIDB_FILE_WRITE | AIDB_FILE_CREATE,
+								  &writer->file);
+	if (error == 0) {
+		error = host->file_truncate(host->context, writer->file, end);
+	}
+	if (error != 0) {
+		release(writer);
+		return lsm_fail_errno(error, "make", path_of(directory, name).text);
+	}
+	*redo = writer;
+	return AIDB_OK;
+}
+
+aidb_status aidb_redo_open(const aidb_host *host, const char *path, aidb_redo **redo) {
+	redo_path file = path_of(path, REDO_NAME);
+	uint64_t end = 0;
+	int error = host->directory_create(host->context, path);
+	aidb_status rc = error == 0 ? find_end(host, &file, &end) : lsm_fail_errno(error, "create directory", path);
+
+	return rc == AIDB_OK ? open_writer(host, path, REDO_NAME, end, redo) : rc;
+}
+
+aidb_status aidb_redo_add(aidb_redo *redo, aidb_slice record) {
+	lsm_carried_head head;
+	aidb_batch batch;
+	aidb_status rc;
+
+	if (!parse_record(record, &head, &batch)) {
+		return lsm_fail(AIDB_CORRUPT, "a carried batch of %zu bytes is malformed", record.size);
+	}
+	rc = append_entry(redo, record);
+	step(redo->host, "redo_added");
+	return rc;
+}
+
+aidb_status aidb_redo_close(aidb_redo *redo) {
+	const aidb_host *host = redo->host;
+	aidb_status rc = finish(redo);
+
+	release(redo);
+	step(host, "redo_closed");
+	return rc;
+}
+
+/* ---- Starting ------------------------------------------------------------------------------------------ */
+
+/* A record that the log lacks. */
+typedef struct missing {
+	uint64_t log_end;
+	aidb_slice record; /* malloc'd */
+} missing;
+
+typedef struct todo {
+	missing *records;
+	size_t count;
+	size_t capacity;
+} todo;
+
+static void free_todo(todo *list) {
+	for (size_t i = 0; i < list->count; i++) {
+		free((void *)list->records[i].record.data);
+	}
+	free(list->records);
+}
+
+static aidb_status append_missing(todo *list, uint64_t log_end, aidb_slice record) {
+	void *copy = malloc(record.size);
+
+	if (copy != NULL && list->count == list->capacity) {
+		size_t capacity = list->capacity == 0 ? 64 : list->capacity * 2;
+		missing *records = realloc(list->records, capacity * sizeof(*records));
+
+		if (records == NULL) {
+			free(copy);
+			copy = NULL;
+		} else {
+			list->records = records;
+			list->capacity = capacity;
+		}
+	}
+	if (copy == NULL) {
+		return lsm_fail(AIDB_NO_MEMORY, "out of memory: could not read carried batches");
+	}
+	memcpy(copy, record.data, record.size);
+	list->records[list->count++] = (missing){log_end, {copy, record.size}};
+	return AIDB_OK;
+}
+
+static aidb_status corrupt_file(const redo_reader *reader, const char *reason) {
+	return lsm_fail(AIDB_CORRUPT,
+					"%s: offset %" PRIu64
+					": %s; the commits that it holds are in no other file of the store: restore the "
+					"store from a backup",
+					reader->path.text, reader->offset, reason);
+}
+
+/* One record of the file; it counts when it ends beyond `log_end`. */
+static aidb_status take_record(const aidb_db *db, const redo_reader *reader, aidb_slice record, uint64_t log_end,
+							   todo *list) {
+	lsm_carried_head head;
+	aidb_batch batch;
+
+	if (!parse_record(record, &head, &batch)) {
+		return corrupt_file(reader, "a record with a valid checksum is malformed");
+	}
+	if (head.store_id != db->shared->log.geometry.store_id) {
+		return corrupt_file(reader, "a record of another store");
+	}
+	return head.log_end > log_end ? append_missing(list, head.log_end, record) : AIDB_OK;
+}
+
+/* Adds those records of the file that end beyond `log_end`; AIDB_NOT_FOUND when there is no file. */
+static aidb_status load(const aidb_db *db, const char *name, uint64_t log_end, todo *list) {
+	redo_path path = path_of(db->directory, name);
+	entry_kind last = ENTRY_NONE, kind = ENTRY_NONE;
+	redo_reader reader;
+	aidb_slice record;
+	uint64_t size = 0;
+	aidb_status rc = open_reader(db->host, &path, &reader);
+	int error;
+
+	while (rc == AIDB_OK && (rc = read_entry(&reader, &kind, &record)) == AIDB_OK && kind != ENTRY_NONE) {
+		last = kind;
+		rc = kind == ENTRY_RECORD ? take_record(db, &reader, record, log_end, list) : AIDB_OK;
+	}
+	if (rc == AIDB_OK) {
+		error = db->host->file_size(db->host->context, reader.file, &size);
+		if (error != 0) {
+			rc = lsm_fail_errno(error, "get the size of", path.text);
+		} else if (size != reader.offset || last != ENTRY_MARK) {
+			rc = corrupt_file(&reader, "the file is damaged or cut off");
+		}
+	}
+	close_reader(&reader);
+	return rc;
+}
+
+static int compare_missing(const void *a, const void *b) {
+	uint64_t left = ((const missing *)a)->log_end;
+	uint64_t right = ((const missing *)b)->log_end;
+
+	return (left > right) - (left < right);
+}
+
+/* In the order of the log, each once. */
+static void put_in_order(todo *list) {
+	size_t kept = 0;
+
+	if (list->count > 0) {
+		qsort(list->records, list->count, sizeof(*list->records), compare_missing);
+	}
+	for (size_t i = 0; i < list->count; i++) {
+		if (kept > 0 && list->records[kept - 1].log_end == list->records[i].log_end) {
+			free((void *)list->records[i].record.data);
+		} else {
+			list->records[kept++] = list->records[i];
+		}
+	}
+	list->count = kept;
+}
+
+static aidb_status write_todo(const aidb_db *db, const todo *list) {
+	const aidb_host *host = db->host;
+	redo_path from = path_of(db->directory, NEW_NAME), to = path_of(db->directory, TODO_NAME);
+	aidb_redo *writer;
+	int error = 0;
+	aidb_status rc = open_writer(host, db->directory, NEW_NAME, 0, &writer);
+
+	if (rc != AIDB_OK) {
+		return rc;
+	}
+	for (size_t i = 0; i < list->count && rc == AIDB_OK; i++) {
+		rc = append_entry(writer, list->records[i].record);
+	}
+	if (rc == AIDB_OK) {
+		rc = finish(writer);
+	}
+	release(writer);
+	if (rc == AIDB_OK) {
+		lsm_fault_point(db, "redo_selected");
+		error = host->file_rename(host->context, from.text, to.text);
+	}
+	if (rc == AIDB_OK && error == 0) {
+		error = host->directory_sync(host->context, db->directory);
+	}
+	return error == 0 ? rc : lsm_fail_errno(error, "make", to.text);
+}
+
+/* What is to be done, as REDO.todo, or nothing. */
+static aidb_status select_missing(const aidb_db *db, todo *list) {
+	aidb_status rc = load(db, TODO_NAME, 0, list);
+
+	if (rc != AIDB_NOT_FOUND) {
+		return rc; /* a start before this one has selected; REDO has nothing else since */
+	}
+	rc = load(db, REDO_NAME, db->shared->commits.next_position, list);
+	if (rc == AIDB_NOT_FOUND) {
+		return AIDB_OK;
+	}
+	put_in_order(list);
+	return rc == AIDB_OK && list->count > 0 ? write_todo(db, list) : rc;
+}
+
+static aidb_status write_missing(aidb_db *db, const todo *list) {
+	aidb_status rc = AIDB_OK;
+
+	for (size_t i = 0; i < list->count && rc == AIDB_OK; i++) {
+		lsm_carried_head head;
+		aidb_batch batch;
+
+		parse_record(list->records[i].record, &head, &batch);
+		rc = lsm_write_prepared(db, head.tag, &batch);
+		lsm_fault_point(db, "redo_written");
+	}
+	return rc == AIDB_OK ? aidb_sync(db) : rc;
+}
+
+/* Removes a file, durably, if it is there. */
+static aidb_status remove_file(const aidb_db *db, const char *name) {
+	const aidb_host *host = db->host;
+	redo_path path = path_of(db->directory, name);
+	int error = host->file_remove(host->context, path.text);
+
+	if (error == ENOENT) {
+		return AIDB_OK;
+	}
+	if (error == 0) {
+		error = host->directory_sync(host->context, db->directory);
+	}
+	return error == 0 ? AIDB_OK : lsm_fail_errno(error, "remove", path.text);
+}
+
+aidb_status lsm_redo(aidb_db *db) {
+	todo list = {0};
+	aidb_status rc = select_missing(db, &list);
+
+	if (rc == AIDB_OK) {
+		lsm_fault_point(db, "redo_ready");
+		rc = remove_file(db, REDO_NAME); /* first: without REDO.todo it would be taken for new */
+	}
+	if (rc == AIDB_OK) {
+		lsm_fault_point(db, "redo_begun");
+		rc = write_missing(db, &list);
+	}
+	if (rc == AIDB_OK) {
+		lsm_fault_point(db, "redo_synced");
+		rc = remove_file(db, NEW_NAME);
+	}
+	if (rc == AIDB_OK) {
+		rc = remove_file(db, TODO_NAME);
+		lsm_fault_point(db, "redo_removed");
+	}
+	free_todo(&list);
+	return rc;
+}
