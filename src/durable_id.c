@@ -1,17 +1,12 @@
 #include "durable_id.h"
 
-#include "access/rmgr.h"
-#include "access/transam.h"
 #include "access/xlog.h"
-#include "access/xlog_internal.h"
-#include "access/xloginsert.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
+#include "wal.h"
 
 #define TRANCHE "aidb durable ids"
-#define RESOURCE_MANAGER 173 /* of the numbers for custom ones, 128 to 255 */
-#define RECORD_RESERVE 0x00
 #define IDS_AT_ONCE 4096
 
 /*
@@ -26,38 +21,6 @@ typedef struct reservation {
 } reservation;
 
 static reservation *shared = NULL;
-
-/* ---- The record ---------------------------------------------------------------------------------------- */
-
-static uint64 read_record(XLogReaderState *record) {
-	uint64 until;
-
-	if ((XLogRecGetInfo(record) & ~XLR_INFO_MASK) != RECORD_RESERVE || XLogRecGetDataLen(record) != sizeof(until)) {
-		elog(PANIC, "unknown record of AiDb in the write-ahead log");
-	}
-	memcpy(&until, XLogRecGetData(record), sizeof(until));
-	return until;
-}
-
-static void redo(XLogReaderState *record) {
-	uint64 last = read_record(record) - 1;
-
-	AdvanceNextFullTransactionIdPastXid(XidFromFullTransactionId((FullTransactionId){.value = last}));
-}
-
-static void describe(StringInfo text, XLogReaderState *record) {
-	appendStringInfo(text, "transaction ids below " UINT64_FORMAT, read_record(record));
-}
-
-static const char *identify(uint8 info) {
-	return (info & ~XLR_INFO_MASK) == RECORD_RESERVE ? "RESERVE_IDS" : NULL;
-}
-
-void aipg_durable_id_init(void) {
-	static RmgrData manager = {.rm_name = "aidb", .rm_redo = redo, .rm_desc = describe, .rm_identify = identify};
-
-	RegisterCustomRmgr(RESOURCE_MANAGER, &manager);
-}
 
 /* ---- Shared memory ------------------------------------------------------------------------------------- */
 
@@ -88,11 +51,8 @@ static bool is_reserved(uint64 id) {
 static void reserve(uint64 id) {
 	uint64 page_end = (id / IDS_PER_PAGE + 1) * IDS_PER_PAGE;
 	uint64 until = Max(Min(id + IDS_AT_ONCE, page_end), pg_atomic_read_u64(&shared->until));
-	XLogRecPtr lsn;
+	XLogRecPtr lsn = aipg_wal_reserve_ids(until);
 
-	XLogBeginInsert();
-	XLogRegisterData((char *)&until, sizeof(until));
-	lsn = XLogInsert(RESOURCE_MANAGER, RECORD_RESERVE);
 	XLogFlush(lsn);
 	pg_atomic_write_u64(&shared->lsn, lsn);
 	pg_write_barrier();

@@ -4,8 +4,7 @@
  * PostgreSQL does not log that it has given out a transaction id. When it crashes before a record that bears the id is durable,
  * somebody else gets the id, and his commit would be that of our prepared batch too. To flush PostgreSQL's log for each
  * batch would cost every mixed transaction a sync. So ids are reserved by the thousand, by a durable record in that log
- * which makes recovery go on beyond them. It is of a resource manager of ours (PostgreSQL's custom WAL resource managers):
- * a server that does not load the library refuses to recover such a log, which is as it must be.
+ * which makes recovery go on beyond them (wal.h).
  *
  * A checkpoint forgets what stands before it, and keeps the next id of its moment. So a reservation counts only while its
  * record lies behind the last checkpoint's beginning; ids that were given out before that are covered by the checkpoint.
@@ -15,8 +14,6 @@
 
 #include "postgres.h"
 
-/* From _PG_init. */
-extern void aipg_durable_id_init(void);
 /* From the shared memory hooks. */
 extern void aipg_durable_id_shmem_request(void);
 extern void aipg_durable_id_shmem_startup(void);

@@ -53,7 +53,7 @@ static bool wants_to_stop(void) {
  * looks once after the signal of the death, and is told that all is well when a process that was just being forked
  * still holds the postmaster's end of the pipe; so ask for the parent.
  */
-static void leave_if_orphaned(void) {
+void aipg_leave_if_orphaned(void) {
 	if (IsUnderPostmaster && getppid() != PostmasterPid) {
 		_exit(1);
 	}
@@ -68,7 +68,7 @@ static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t 
 	pgstat_report_wait_start(PG_WAIT_EXTENSION);
 	futex_wait(NULL, word, expected, timeout_us, reason);
 	pgstat_report_wait_end();
-	leave_if_orphaned();
+	aipg_leave_if_orphaned();
 	return may_take_long && wants_to_stop() ? EINTR : 0;
 }
 

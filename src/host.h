@@ -11,6 +11,9 @@
 
 extern const aidb_host *aipg_host(void);
 
+/* Ends this process when its postmaster is gone; for loops that wait for other processes. */
+extern void aipg_leave_if_orphaned(void);
+
 /* Acts on aidb.fault_point when it names this step; for tests. */
 extern void aipg_fault_point(const char *name);
 

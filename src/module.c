@@ -10,6 +10,7 @@
 #include "durable_id.h"
 #include "executor/executor.h"
 #include "fmgr.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
 #include "prepared.h"
@@ -21,6 +22,7 @@
 #include "transaction.h"
 #include "upsert.h"
 #include "view.h"
+#include "wal.h"
 #include "worker.h"
 
 PG_MODULE_MAGIC;
@@ -42,6 +44,7 @@ static void shmem_request(void) {
 	aipg_row_lock_shmem_request();
 	aipg_prepared_shmem_request();
 	aipg_durable_id_shmem_request();
+	aipg_guard_shmem_request();
 }
 
 static void shmem_startup(void) {
@@ -53,6 +56,7 @@ static void shmem_startup(void) {
 	aipg_row_lock_shmem_startup();
 	aipg_prepared_shmem_startup();
 	aipg_durable_id_shmem_startup();
+	aipg_guard_shmem_startup();
 }
 
 /* PostgreSQL has just taken the snapshot for analysis: the first moment to take ours, where a transaction has but one. */
@@ -139,7 +143,7 @@ void _PG_init(void) {
 	aipg_settings_init();
 	install_hooks();
 	aipg_transaction_init();
-	aipg_durable_id_init();
+	aipg_wal_init();
 	aipg_ddl_init();
 	aipg_upsert_init();
 	aipg_worker_register();

@@ -38,6 +38,8 @@ extern void aipg_store_shmem_startup(void);
 /* True when the store has been opened, by whomever; attaches this process to it. A store that cannot be opened must not
  * stop statements that do not need it. */
 extern bool aipg_store_is_ready(void);
+/* The store's directory, written into `path` and returned. */
+extern const char *aipg_store_path(char path[MAXPGPATH]);
 /* The store, when this process has attached to it; NULL otherwise. Never raises. */
 extern aidb_db *aipg_store_if_attached(void);
 

@@ -105,6 +105,11 @@ static void leave(int code, Datum argument) {
 	RESUME_INTERRUPTS();
 }
 
+const char *aipg_store_path(char path[MAXPGPATH]) {
+	snprintf(path, MAXPGPATH, "%s/%s", DataDir, DIRECTORY);
+	return path;
+}
+
 static void attach(void) {
 	char path[MAXPGPATH];
 	aidb_status rc;
@@ -115,8 +120,7 @@ static void attach(void) {
 				 errdetail("AiDb keeps its state in shared memory, which is reserved when the server starts."),
 				 errhint("Add \"aidb\" to shared_preload_libraries in postgresql.conf and restart the server.")));
 	}
-	snprintf(path, sizeof(path), "%s/%s", DataDir, DIRECTORY);
-	rc = aidb_attach(arena, aipg_host(), path, &store);
+	rc = aidb_attach(arena, aipg_host(), aipg_store_path(path), &store);
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not attach to the AiDb store");
 	}

@@ -5,6 +5,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "durable_id.h"
+#include "guard.h"
 #include "host.h"
 #include "miscadmin.h"
 #include "predicate.h"
@@ -14,6 +15,9 @@
 #include "utils/memutils.h"
 #include "view.h"
 #include "write_cursor.h"
+
+/* A larger batch is not carried by PostgreSQL's log too: there, the copy would cost more than the sync. */
+#define CARRIED_BYTES 65536
 
 typedef enum commit_stage { NOTHING_DONE, RESERVED, PREPARED } commit_stage;
 
@@ -156,27 +160,51 @@ static void reserve_plain(void) {
 	aipg_fault_point("precommit_reserved");
 }
 
-static void prepare_mixed(void) {
+/* Writes the batch, lazily, and has PostgreSQL's log carry it, which makes it durable together with the commit; or syncs. */
+static aidb_status write_carried(aidb_batch *batch, aidb_tag tag) {
+	aidb_carried carried;
+	aidb_status rc = aidb_write_carried(aipg_store(), tag, batch, &carried);
+
+	if (rc != AIDB_OK) {
+		return rc;
+	}
+	aipg_fault_point("precommit_carry");
+	return aipg_guard_carry(&carried) ? AIDB_OK : aidb_sync_to(aipg_store(), carried.log_end);
+}
+
+static void write_prepared(aidb_batch *batch, aidb_tag tag, bool carry, bool last) {
+	aidb_write_options options = {.durability = last ? AIDB_SYNC : AIDB_LAZY, /* the last sync covers all before it */
+								  .state = AIDB_BATCH_PREPARED,
+								  .tag = tag};
+	aidb_status rc;
+
+	do {
+		CHECK_FOR_INTERRUPTS();
+		rc = carry ? write_carried(batch, tag) : aidb_write(aipg_store(), &options, batch, NULL);
+	} while (rc == AIDB_INTERRUPTED);
+	if (rc != AIDB_OK) {
+		aipg_raise(rc, "could not commit to AiDb tables");
+	}
+	aipg_fault_point("precommit_piece_prepared");
+}
+
+/* `may_carry`: PostgreSQL's commit comes next. */
+static void prepare_mixed(bool may_carry) {
 	aidb_batch *batch = new_batch();
 	aipg_write_cursor *cursor = aipg_write_cursor_open_all(current.writes);
 	const aipg_write *write = aipg_write_cursor_next(cursor);
 	aidb_tag tag = U64FromFullTransactionId(GetTopFullTransactionId());
+	bool first = true;
 
 	current.stage = PREPARED;
 	while (write != NULL) {
-		aidb_write_options options = {.state = AIDB_BATCH_PREPARED, .tag = tag};
-		aidb_status rc;
+		bool last, carry;
 
 		write = fill_batch(batch, cursor, write);
-		options.durability = write == NULL ? AIDB_SYNC : AIDB_LAZY; /* the last sync covers all before it */
-		do {
-			CHECK_FOR_INTERRUPTS();
-			rc = aidb_write(aipg_store(), &options, batch, NULL);
-		} while (rc == AIDB_INTERRUPTED);
-		if (rc != AIDB_OK) {
-			aipg_raise(rc, "could not commit to AiDb tables");
-		}
-		aipg_fault_point("precommit_piece_prepared");
+		last = write == NULL;
+		carry = may_carry && first && last && aidb_batch_bytes(batch) <= CARRIED_BYTES && aipg_guard_is_up();
+		write_prepared(batch, tag, carry, last);
+		first = false;
 	}
 	aipg_write_cursor_close(cursor);
 	aipg_fault_point("precommit_prepared");
@@ -186,13 +214,21 @@ static bool is_asynchronous(void) {
 	return synchronous_commit == SYNCHRONOUS_COMMIT_OFF;
 }
 
+/* A transaction that has logged nothing commits asynchronously, as far as PostgreSQL is concerned. */
+static void force_flush(void) {
+	if (XactLastRecEnd == InvalidXLogRecPtr && !is_asynchronous()) {
+		ForceSyncCommit();
+	}
+}
+
 static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
 	aipg_predicate_before_prepare(current.writes);
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || !fits_one_batch()) {
 		aipg_durable_id_require(U64FromFullTransactionId(GetTopFullTransactionId()));
-		prepare_mixed();
+		prepare_mixed(true);
 		aipg_predicate_after_prepare(current.writes);
+		force_flush();
 	} else {
 		reserve_plain();
 	}
@@ -293,7 +329,7 @@ static void pre_prepare(void) {
 		aipg_fault_point("preprepare_reserved");
 		if (writes) {
 			aipg_predicate_before_prepare(current.writes);
-			prepare_mixed();
+			prepare_mixed(false);
 			aipg_predicate_after_prepare(current.writes);
 		} else if (aidb_sync(aipg_store()) != AIDB_OK) {
 			aipg_raise(AIDB_IO, "could not prepare a transaction on AiDb tables");

@@ -4,6 +4,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog.h"
+#include "guard.h"
 #include "host.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -25,13 +26,15 @@
 #define PURGE_ROWS 10000
 #define TAG_AGE 5000000 /* transactions */
 
-/* The flusher also sees to the log, the compactor to the rows of dropped tables. */
-typedef enum worker_kind { FLUSHER, COMPACTOR } worker_kind;
+/* The compactor also sees to the rows of dropped tables. The logger has nothing else to do that could take long: checkpoints
+ * wait for it. */
+typedef enum worker_kind { LOGGER, FLUSHER, COMPACTOR } worker_kind;
 
-static const char *const names[] = {"aidb flusher", "aidb compactor"};
+static const char *const names[] = {"aidb logger", "aidb flusher", "aidb compactor"};
+static const aidb_work_kind works[] = {AIDB_WORK_LOG, AIDB_WORK_FLUSH, AIDB_WORK_COMPACT};
 
 void aipg_worker_register(void) {
-	for (int kind = FLUSHER; kind <= COMPACTOR; kind++) {
+	for (int kind = LOGGER; kind <= COMPACTOR; kind++) {
 		BackgroundWorker worker = {.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
 								   .bgw_start_time = BgWorkerStart_RecoveryFinished,
 								   .bgw_restart_time = RESTART_S,
@@ -46,15 +49,13 @@ void aipg_worker_register(void) {
 }
 
 static void announce(worker_kind kind, uint32 process) {
-	if (kind == FLUSHER) {
-		pg_atomic_write_u32(&aipg_shared_memory->worker_process[AIDB_WORK_FLUSH], process);
-		pg_atomic_write_u32(&aipg_shared_memory->worker_process[AIDB_WORK_LOG], process);
-	} else {
-		pg_atomic_write_u32(&aipg_shared_memory->worker_process[AIDB_WORK_COMPACT], process);
-	}
+	pg_atomic_write_u32(&aipg_shared_memory->worker_process[works[kind]], process);
 }
 
 static void withdraw(int code, Datum kind) {
+	if (DatumGetInt32(kind) == LOGGER) {
+		aipg_guard_drop(aipg_store_if_attached());
+	}
 	announce(DatumGetInt32(kind), 0);
 }
 
@@ -100,29 +101,44 @@ static void flush_old_tags(aidb_db *db) {
 	}
 }
 
-static bool work_once(aidb_db *db, worker_kind kind, bool *failing) {
-	if (kind == FLUSHER) {
-		bool flushed = work_until_done(db, AIDB_WORK_FLUSH, &failing[0]);
-		bool did;
+/* Syncs what was left to be synced later, and prepares the next segment; of the two the second may take long. */
+static bool see_to_log(aidb_db *db, bool *failing) {
+	bool did;
+	aidb_status rc;
 
-		if (aidb_work(db, AIDB_WORK_LOG, &did) != AIDB_OK && !failing[1]) {
-			failing[1] = true;
-			ereport(LOG, (errmsg("AiDb's log could not be synced or prepared"), errdetail("%s.", aidb_last_error())));
-		}
-		return flushed;
+	aipg_guard_renew(db);
+	rc = aidb_work(db, AIDB_WORK_LOG, &did);
+	if (rc != AIDB_OK && !*failing) {
+		ereport(LOG, (errmsg("AiDb's log could not be synced or prepared"), errdetail("%s.", aidb_last_error())));
 	}
+	*failing = rc != AIDB_OK;
+	return rc == AIDB_OK;
+}
+
+static bool see_to_files(aidb_db *db, bool *failing) {
 	while (purge_some() && !ShutdownRequestPending) {
 		CHECK_FOR_INTERRUPTS();
 	}
 	aipg_prepared_restore();
 	aipg_prepared_sweep();
 	flush_old_tags(db);
-	return work_until_done(db, AIDB_WORK_COMPACT, &failing[0]);
+	return work_until_done(db, AIDB_WORK_COMPACT, failing);
+}
+
+static bool work_once(aidb_db *db, worker_kind kind, bool *failing) {
+	switch (kind) {
+	case FLUSHER:
+		return work_until_done(db, AIDB_WORK_FLUSH, failing);
+	case COMPACTOR:
+		return see_to_files(db, failing);
+	default:
+		return see_to_log(db, failing);
+	}
 }
 
 void aipg_worker_main(Datum argument) {
 	worker_kind kind = DatumGetInt32(argument);
-	bool failing[2] = {false, false};
+	bool failing = false;
 	MemoryContext context;
 	aidb_db *db;
 
@@ -140,7 +156,7 @@ void aipg_worker_main(Datum argument) {
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		well = work_once(db, kind, failing);
+		well = work_once(db, kind, &failing);
 		MemoryContextReset(context);
 		if (!ShutdownRequestPending) {
 			WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, well ? NAP_MS : FAILURE_NAP_MS,

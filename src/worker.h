@@ -1,5 +1,5 @@
 /*
- * worker.h: the background workers that flush, compact, and sync what asynchronous commits left.
+ * worker.h: the background workers that flush, compact, and sync what commits left to be synced later.
  */
 #ifndef AIPG_WORKER_H
 #define AIPG_WORKER_H

@@ -1,0 +1,96 @@
+#include "guard.h"
+
+#include "access/xact.h"
+#include "host.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "wal.h"
+
+#define WAIT_US 50
+
+typedef struct guard {
+	pg_atomic_uint32 up;
+	pg_atomic_uint32 inside; /* processes that may have found it up and have not inserted their record yet */
+} guard;
+
+static guard *shared = NULL;
+static bool keeping = false; /* this process has put it up, and is in the transaction that holds it */
+
+/* ---- Shared memory ------------------------------------------------------------------------------------- */
+
+void aipg_guard_shmem_request(void) {
+	RequestAddinShmemSpace(sizeof(guard));
+}
+
+void aipg_guard_shmem_startup(void) {
+	bool found;
+
+	shared = ShmemInitStruct("aidb guard", sizeof(*shared), &found);
+	if (!found) {
+		pg_atomic_init_u32(&shared->up, 0);
+		pg_atomic_init_u32(&shared->inside, 0);
+	}
+}
+
+/* ---- Who commits --------------------------------------------------------------------------------------- */
+
+bool aipg_guard_is_up(void) {
+	return pg_atomic_read_u32(&shared->up) != 0;
+}
+
+bool aipg_guard_carry(const aidb_carried *carried) {
+	bool up = false;
+
+	if (!aipg_guard_is_up()) {
+		return false; /* without counting, so that the keeper never waits for long */
+	}
+	/* Nothing between the two may raise. Who dies here makes the postmaster restart all. */
+	pg_atomic_fetch_add_u32(&shared->inside, 1); /* a full barrier: either the keeper sees us, or we that it is down */
+	if (aipg_guard_is_up()) {
+		up = true;
+		aipg_wal_carry(carried);
+	}
+	pg_atomic_fetch_sub_u32(&shared->inside, 1);
+	return up;
+}
+
+/* ---- The keeper ---------------------------------------------------------------------------------------- */
+
+/* No new record is carried, and those that were are in AiDb's log, durably. */
+static void take_down(aidb_db *db) {
+	pg_atomic_write_u32(&shared->up, 0);
+	pg_memory_barrier();
+	while (pg_atomic_read_u32(&shared->inside) != 0) {
+		pg_usleep(WAIT_US);
+		aipg_leave_if_orphaned();
+	}
+	aipg_fault_point("guard_down");
+	if (aidb_sync(db) != AIDB_OK) {
+		ereport(PANIC,
+				(errcode(ERRCODE_IO_ERROR), errmsg("could not sync AiDb's log"), errdetail("%s.", aidb_last_error())));
+	}
+	aipg_fault_point("guard_synced");
+}
+
+void aipg_guard_renew(aidb_db *db) {
+	if (keeping) {
+		aipg_guard_drop(db);
+		CommitTransactionCommand();
+		aipg_fault_point("guard_dropped");
+	}
+	StartTransactionCommand();
+	MyProc->delayChkptFlags |= DELAY_CHKPT_COMPLETE;
+	keeping = true;
+	pg_memory_barrier(); /* whoever finds it up has it held */
+	pg_atomic_write_u32(&shared->up, 1);
+}
+
+void aipg_guard_drop(aidb_db *db) {
+	if (keeping) {
+		take_down(db);
+		MyProc->delayChkptFlags &= ~DELAY_CHKPT_COMPLETE;
+		keeping = false;
+	}
+}
