@@ -257,6 +257,14 @@ sub kill_at {
 my @common = (
 	[ precommit_begin => 'absent' ]);
 
+# Those of a transaction that PostgreSQL's commit record decides on: so many steps before it.
+sub prepared_steps {
+	my @before = (@common, map { [ $_ => 'absent' ] } @_, qw(precommit_piece_prepared precommit_prepared));
+	return {
+		on => [ @before, [ commit_mixed_begin => 'present' ], [ commit_mixed_end => 'present' ]],
+		off => [ @before, [ commit_mixed_begin => 'either' ], [ commit_mixed_end => 'either' ]]};
+}
+
 # log_written and log_synced: the writer may be at it for others, while an earlier record is missing before its own.
 my %steps = (
 	plain => {
@@ -280,20 +288,8 @@ my %steps = (
 			[ memtable_inserted => 'either' ],
 			[ published => 'either' ],
 			[ commit_end => 'either' ]]},
-	mixed => {
-		on => [
-			@common,
-			(map { [ $_ => 'absent' ] } qw(log_copied memtable_inserted log_written log_synced published
-				precommit_piece_prepared precommit_prepared)),
-			[ commit_mixed_begin => 'present' ],
-			[ commit_mixed_end => 'present' ]],
-		off => [
-			@common,
-			(map { [ $_ => 'absent' ] } qw(log_copied memtable_inserted log_written log_synced published
-				precommit_piece_prepared precommit_prepared)),
-			[ commit_mixed_begin => 'either' ],
-			[ commit_mixed_end => 'either' ]]});
-$steps{large} = $steps{mixed};
+	mixed => prepared_steps(qw(log_copied memtable_inserted published precommit_carry)),
+	large => prepared_steps(qw(log_copied memtable_inserted log_written log_synced published)));
 
 for my $kind (qw(plain mixed large)) {
 	for my $synchronous (qw(on off)) {

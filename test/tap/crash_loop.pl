@@ -262,7 +262,7 @@ sub kill_something {
 	}
 	my @processes = split /\n/, $node->safe_psql('postgres', <<'SQL');
 SELECT pid, backend_type FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type IN
-	('client backend', 'aidb flusher', 'aidb compactor', 'checkpointer', 'walwriter')
+	('client backend', 'aidb flusher', 'aidb compactor', 'aidb logger', 'checkpointer', 'walwriter')
 SQL
 	my ($pid, $type) = split /\|/, $processes[rand @processes];
 	$node->crash_backend($pid);
