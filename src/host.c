@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 #include "view.h"
+#include "wal.h"
 
 /* How old the oldest-transaction horizon may be that flush and compaction go by; an old one is only more cautious. */
 #define HORIZON_MS 100
@@ -212,6 +213,12 @@ static int host_before_log_write(void *context) {
 	return 0;
 }
 
+/* Crash recovery gives back what PostgreSQL's log carries since the last start; earlier batches have had their turn. */
+static int host_before_open(void *context) {
+	aipg_wal_start();
+	return 0;
+}
+
 void aipg_require_lsn(uint64 lsn) {
 	uint64 current = pg_atomic_read_u64(&aipg_shared_memory->required_lsn);
 
@@ -279,6 +286,7 @@ const aidb_host *aipg_host(void) {
 		host.tag_fate = host_tag_fate;
 		host.snapshot_floor = host_snapshot_floor;
 		host.before_log_write = host_before_log_write;
+		host.before_open = host_before_open;
 		host.fault_point = host_fault_point;
 		host.wait = host_wait;
 	}

@@ -12,6 +12,7 @@
 #define RESOURCE_MANAGER 173 /* of the numbers for custom ones, 128 to 255 */
 #define RECORD_RESERVE_IDS 0x00
 #define RECORD_CARRY 0x10
+#define RECORD_START 0x20
 
 static aidb_redo *collected = NULL; /* by this process, which recovers */
 
@@ -37,6 +38,16 @@ void aipg_wal_carry(const aidb_carried *carried) {
 	XLogRegisterData((char *)carried->head, AIDB_CARRIED_HEAD_BYTES);
 	XLogRegisterData((char *)carried->operations.data, (int)carried->operations.size);
 	XLogInsert(RESOURCE_MANAGER, RECORD_CARRY);
+	END_CRIT_SECTION();
+}
+
+void aipg_wal_start(void) {
+	char version = 1; /* a record is never empty */
+
+	START_CRIT_SECTION();
+	XLogBeginInsert();
+	XLogRegisterData(&version, sizeof(version));
+	XLogFlush(XLogInsert(RESOURCE_MANAGER, RECORD_START));
 	END_CRIT_SECTION();
 }
 
@@ -67,16 +78,21 @@ static void check(aidb_status rc) {
 	}
 }
 
-static void collect(XLogReaderState *record) {
+static aidb_redo *collection(void) {
 	char path[MAXPGPATH];
 
-	if (ArchiveRecoveryRequested) {
-		return;
-	}
 	if (collected == NULL) {
 		check(aidb_redo_open(aipg_host(), aipg_store_path(path), &collected));
 	}
-	check(aidb_redo_add(collected, (aidb_slice){XLogRecGetData(record), XLogRecGetDataLen(record)}));
+	return collected;
+}
+
+static void collect(XLogReaderState *record) {
+	check(aidb_redo_add(collection(), (aidb_slice){XLogRecGetData(record), XLogRecGetDataLen(record)}));
+	if (ArchiveRecoveryRequested) {
+		/* after what is here comes what is in the archive, and the end of recovery may be far */
+		check(aidb_redo_sync(collected));
+	}
 }
 
 static void redo(XLogReaderState *record) {
@@ -85,7 +101,14 @@ static void redo(XLogReaderState *record) {
 		redo_reservation(record);
 		break;
 	case RECORD_CARRY:
-		collect(record);
+		if (!InArchiveRecovery) {
+			collect(record);
+		}
+		break;
+	case RECORD_START:
+		if (!InArchiveRecovery) {
+			check(aidb_redo_discard(collection()));
+		}
 		break;
 	default:
 		report_unknown();
@@ -107,7 +130,7 @@ static void end_recovery(void) {
 static void describe(StringInfo text, XLogReaderState *record) {
 	if (kind_of(record) == RECORD_RESERVE_IDS) {
 		appendStringInfo(text, "transaction ids below " UINT64_FORMAT, read_reservation(record));
-	} else {
+	} else if (kind_of(record) == RECORD_CARRY) {
 		appendStringInfo(text, "batch of %u bytes", XLogRecGetDataLen(record));
 	}
 }
@@ -118,6 +141,8 @@ static const char *identify(uint8 info) {
 		return "RESERVE_IDS";
 	case RECORD_CARRY:
 		return "CARRY";
+	case RECORD_START:
+		return "START";
 	default:
 		return NULL;
 	}

@@ -6,8 +6,9 @@
  *
  *   RESERVE_IDS  full transaction id u64: recovery goes on at this one at the least, see durable_id.h
  *   CARRY        a prepared batch of AiDb's log, as aidb_carried has it. Crash recovery collects them in the store's directory,
- *                from where the store takes those that its own log has lost. A standby, or a server that recovers from an
- *                archive, has no store that they would fit, and passes them over.
+ *                from where the store takes those that its own log has lost. What comes from an archive or another server
+ *                is passed over: there is no store that it would fit.
+ *   START        the store has been started, with all that stands before this; nothing was written to it yet.
  */
 #ifndef AIPG_WAL_H
 #define AIPG_WAL_H
@@ -25,5 +26,8 @@ extern XLogRecPtr aipg_wal_reserve_ids(uint64 until);
 
 /* Logs a batch of the current transaction, which its commit then makes durable. Cannot fail. */
 extern void aipg_wal_carry(const aidb_carried *carried);
+
+/* Logs a start of the store, durably. Cannot fail. */
+extern void aipg_wal_start(void);
 
 #endif

@@ -127,6 +127,12 @@ bool aidb_is_started(const aidb_db *db) {
 	return atomic_load_explicit(&db->shared->state, memory_order_acquire) == LSM_OPEN;
 }
 
+static aidb_status tell_host(const aidb_db *db) {
+	int error = db->host->before_open == NULL ? 0 : db->host->before_open(db->host->context);
+
+	return error == 0 ? AIDB_OK : lsm_fail_errno(error, "record the start of", db->directory);
+}
+
 aidb_status aidb_start(aidb_db *db) {
 	lsm_shared *shared = db->shared;
 	aidb_status rc = AIDB_OK;
@@ -144,6 +150,9 @@ aidb_status aidb_start(aidb_db *db) {
 		rc = lsm_layout(&db->arena, shared);
 		if (rc == AIDB_OK) {
 			rc = lsm_recover(db);
+		}
+		if (rc == AIDB_OK) {
+			rc = tell_host(db);
 		}
 		if (rc != AIDB_OK) {
 			lsm_log_close(db);

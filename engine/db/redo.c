@@ -196,8 +196,7 @@ static void release(aidb_redo *redo) {
 	free(redo);
 }
 
-/* Makes the file end with a mark, and durable. */
-static aidb_status finish(aidb_redo *redo) {
+aidb_status aidb_redo_sync(aidb_redo *redo) {
 	const aidb_host *host = redo->host;
 	aidb_status rc = append_entry(redo, (aidb_slice){"", 0});
 	int error = 0;
@@ -274,9 +273,19 @@ aidb_status aidb_redo_add(aidb_redo *redo, aidb_slice record) {
 	return rc;
 }
 
+aidb_status aidb_redo_discard(aidb_redo *redo) {
+	int error = redo->host->file_truncate(redo->host->context, redo->file, 0);
+
+	if (error != 0) {
+		return lsm_fail_errno(error, "empty", redo->path.text);
+	}
+	redo->offset = 0;
+	return AIDB_OK;
+}
+
 aidb_status aidb_redo_close(aidb_redo *redo) {
 	const aidb_host *host = redo->host;
-	aidb_status rc = finish(redo);
+	aidb_status rc = aidb_redo_sync(redo);
 
 	release(redo);
 	step(host, "redo_closed");
@@ -414,7 +423,7 @@ static aidb_status write_todo(const aidb_db *db, const todo *list) {
 		rc = append_entry(writer, list->records[i].record);
 	}
 	if (rc == AIDB_OK) {
-		rc = finish(writer);
+		rc = aidb_redo_sync(writer);
 	}
 	release(writer);
 	if (rc == AIDB_OK) {

@@ -11,7 +11,7 @@
  * Nothing else is written before that, so a start that does not get to the end is repeated: what has got into the log of
  * REDO.todo stands there twice then, in the same order, which changes nothing. Both files are gone, durably, before the
  * store takes other writes: positions behind the replayed end are given out again, and what is left of REDO would be
- * taken for new.
+ * taken for new. For the same reason nobody may hand over again what was carried before a start (aidb_redo_discard).
  *
  * File: entries. Entry: checksum u64 (XXH3 of what follows, seeded with its offset in the file) | bytes u32 | record of so
  * many bytes; an entry without one is an end mark. A file ends with a mark, or it is not complete.

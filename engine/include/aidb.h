@@ -199,6 +199,9 @@ typedef struct aidb_host {
 	/* Called before log bytes are handed to the operating system: what they depend on must be durable on return.
 	 * NULL: nothing to do. */
 	int (*before_log_write)(void *context);
+	/* Called once by a start, when all has been recovered and is durable, before anybody can write. An error ends the
+	 * start. NULL: nothing to do. */
+	int (*before_open)(void *context);
 	/* Called at named steps of the commit path and of recovery; for fault tests. NULL: nothing to do. */
 	void (*fault_point)(void *context, const char *name);
 } aidb_host;
@@ -421,7 +424,8 @@ AIDB_PUBLIC aidb_status aidb_sync_to(aidb_db *db, uint64_t position);
  *      of which the later may depend on the earlier, the earlier comes first in its log.
  *   3. It must be able to bring the record back until aidb_sync() has returned once after step 1.
  *   4. After a crash and before aidb_start(), it hands all those records to aidb_redo_add(), in any order; too many and
- *      the same more than once are fine. aidb_start() writes those that the log has lost.
+ *      the same more than once are fine, but none from before an earlier start of the store: its log gives positions out
+ *      again that it has lost. aidb_start() writes those that the log has lost.
  */
 #define AIDB_CARRIED_HEAD_BYTES 28u
 
@@ -439,8 +443,11 @@ typedef struct aidb_redo aidb_redo;
 AIDB_PUBLIC aidb_status aidb_redo_open(const aidb_host *host, const char *path, aidb_redo **redo);
 /* AIDB_CORRUPT when the bytes are no record. */
 AIDB_PUBLIC aidb_status aidb_redo_add(aidb_redo *redo, aidb_slice record);
-/* Makes all durable. Until then, what was added may be missing at the start, or the start refuses the file. Releases
- * the handle in any case. */
+/* Forgets all that was added: the store has been started after it. */
+AIDB_PUBLIC aidb_status aidb_redo_discard(aidb_redo *redo);
+/* Makes all durable. Until then, what was added may be missing at the start, or the start refuses the file. */
+AIDB_PUBLIC aidb_status aidb_redo_sync(aidb_redo *redo);
+/* The same, and releases the handle in any case. */
 AIDB_PUBLIC aidb_status aidb_redo_close(aidb_redo *redo);
 
 /* ---- Maintenance --------------------------------------------------------------------------------------- */

@@ -483,6 +483,7 @@ SELECT name || ': ' || value FROM aidb.stats() WHERE value <> (name = 'snapshots
 	AND name IN ('snapshots', 'readers', 'reservations', 'reserved_bytes', 'row_locks', 'asynchronous_commits')
 UNION ALL SELECT concat_ws(' ', 'lock:', locktype, mode, relation::regclass, pid) FROM pg_locks
 	WHERE pid IS DISTINCT FROM pg_backend_pid()
+	AND coalesce(pid, 0) NOT IN (SELECT pid FROM pg_stat_activity WHERE backend_type = 'aidb logger')
 UNION ALL SELECT 'not idle: ' || state FROM pg_stat_activity
 	WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND state <> 'idle'
 UNION ALL SELECT 'temporary file ' || name FROM pg_ls_tmpdir()

@@ -32,6 +32,7 @@ CREATE TABLE heap_row (id int PRIMARY KEY);
 CREATE TABLE heap_counter (value int);
 CREATE FOREIGN TABLE aidb_row (id int PRIMARY KEY) SERVER aidb;
 CREATE FOREIGN TABLE counter (id int PRIMARY KEY, value int) SERVER aidb;
+CREATE FOREIGN TABLE filler (id int PRIMARY KEY, value text) SERVER aidb;
 INSERT INTO heap_counter VALUES (0);
 INSERT INTO counter VALUES (1, 0);
 SQL
@@ -87,23 +88,44 @@ sub syncs {
 	return $syncs;
 }
 
+# The logger's number, and when the transaction began in which it keeps the guard.
 sub logger {
 	my ($session) = @_;
 	my $deadline = time + $limit_s;
 	while (time < $deadline) {
-		my ($pid) = $session->rows("SELECT pid FROM pg_stat_activity WHERE backend_type = 'aidb logger' AND xact_start IS NOT NULL");
-		return $pid if $pid;
+		my ($row) = $session->rows(
+			"SELECT pid, xact_start FROM pg_stat_activity WHERE backend_type = 'aidb logger' AND xact_start IS NOT NULL");
+		return split /\|/, $row if $row;
 		sleep 0.01;
 	}
 	die 'there is no logger that keeps the guard';
 }
 
-# Stops the logger where it waits for its next round, so that nothing it writes or syncs is under way.
+# Waits until no other session is left: those write AiDb's log when they go.
+sub wait_alone {
+	my ($session) = @_;
+	my $deadline = time + $limit_s;
+	my $others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+	sleep 0.01 while ($session->rows($others))[0] > 0 && time < $deadline;
+	return;
+}
+
+# Stops the logger when it has just renewed the guard. From then on nobody writes AiDb's log, and mixed commits are carried.
 sub stop_logger {
 	my ($session) = @_;
-	my $pid = logger($session);
-	kill 'STOP', $pid;
-	return $pid;
+	my $deadline = time + $limit_s;
+	wait_alone($session);
+	while (time < $deadline) {
+		my ($pid, $begun) = logger($session);
+		my ($again, $renewed) = ($pid, $begun);
+		($again, $renewed) = logger($session) while $again == $pid && $renewed eq $begun && time < $deadline;
+		kill 'STOP', $again;
+		my $before = syncs($session);
+		commit_some($session, 1);
+		return if syncs($session) == $before;
+		kill 'CONT', $again;
+	}
+	die 'the logger does not keep the guard';
 }
 
 sub set_fault {
@@ -176,7 +198,7 @@ for my $settings ('', 'SET default_transaction_isolation = serializable') {
 # Nobody depends on the logger.
 {
 	my $session = AidbSession->connect($node);
-	my $pid = logger($session);
+	my ($pid) = logger($session);
 	$session->rows("SELECT pg_terminate_backend($pid)");
 	my $deadline = time + $limit_s;
 	sleep 0.01 while -d "/proc/$pid" && time < $deadline;
@@ -184,9 +206,14 @@ for my $settings ('', 'SET default_transaction_isolation = serializable') {
 	commit_some($session, 5);
 	cmp_ok(syncs($session), '>=', $before + 5, 'without a logger mixed commits sync AiDb\'s log');
 	is($session->run('CHECKPOINT'), '00000', 'and a checkpoint waits for nobody');
+	$session->rows('SET default_transaction_isolation = serializable');
+	is($session->run('INSERT INTO aidb_row VALUES (-1)'), '00000', 'one that logs nothing for PostgreSQL commits');
 	$node->crash;
 	$node->start;
-	is_whole('and are there after a crash');
+	$session = AidbSession->connect($node);
+	is_deeply([ $session->rows('SELECT id FROM aidb_row WHERE id < 0') ], [-1], 'and is there after a crash');
+	$session->rows('DELETE FROM aidb_row WHERE id < 0');
+	is_whole('with the others');
 }
 
 # ---- Death during recovery ---------------------------------------------------------------------------------------
@@ -204,6 +231,44 @@ for my $point (qw(redo_added redo_closed redo_selected redo_ready redo_begun red
 	die_at($point, $point eq 'redo_removed' ? 1 : 2);
 	$node->start;
 	is_whole('after which all is there');
+}
+
+# ---- Other ends of recovery --------------------------------------------------------------------------------------
+
+sub signal_file {
+	my ($name) = @_;
+	append_to_file($node->data_dir . "/$name.signal", '');
+	return;
+}
+
+$node->append_conf('postgresql.conf', "restore_command = 'false'");
+
+crash_with_lost_log();
+signal_file('recovery');
+$node->start;
+$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()');
+is_whole('a crashed server recovers from an archive: all is there');
+
+# Made a standby, and promoted: no checkpoint ends that, so the next recovery meets the same records again. An aborted
+# transaction that AiDb's log alone had makes their positions lie far behind those of the same batches as they are written again.
+{
+	my $session = AidbSession->connect_until($node);
+	stop_logger($session);
+	$session->rows("SET aidb.fault_point = 'precommit_carry=error'");
+	is($session->transaction('UPDATE heap_counter SET value = value', "INSERT INTO filler VALUES (1, repeat('x', 60000))"),
+		'XX000', 'a large transaction fails');
+	$session->rows('RESET aidb.fault_point');
+	commit_some($session, 20);
+	$node->crash;
+	signal_file('standby');
+	$node->start;
+	$node->promote;
+	$session = AidbSession->connect_until($node);
+	stop_logger($session);
+	commit_some($session, 5);
+	$node->crash;
+	$node->start;
+	is_whole('a crashed server becomes a standby, is promoted, and crashes: all is there, as the last has left it');
 }
 
 # ---- Damage ------------------------------------------------------------------------------------------------------
@@ -249,8 +314,9 @@ sub is_refused {
 	my $main = $node;
 	$node = launch('other');
 	my $session = AidbSession->connect($node);
+	my %kept = %acknowledged;
 	stop_logger($session);
-	$session->rows('BEGIN\; INSERT INTO heap_row VALUES (1)\; INSERT INTO aidb_row VALUES (1)\; COMMIT');
+	%acknowledged = %kept;
 	$node->crash;
 	die_at('redo_selected', 1);
 	my $other = $node->data_dir . '/aidb/REDO';

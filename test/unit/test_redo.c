@@ -203,6 +203,29 @@ static void lost_batch_comes_after_those_that_were_not(void **state) {
 	store_destroy(&log.store);
 }
 
+/* What was carried before an earlier start has had its turn. */
+static void discarded_batches_do_not_come(void **state) {
+	carried_log log;
+	test_store copy;
+	aidb_redo *redo;
+
+	(void)state;
+	make_log(&log);
+	cut_log(&log, log.begin[0], &copy);
+	add_all(&log, &copy, 0);
+	redo = open_redo(&copy);
+	assert_ok(aidb_redo_discard(redo));
+	assert_ok(aidb_redo_add(redo, record_of(&log, 1)));
+	assert_ok(aidb_redo_close(redo));
+	store_open(&copy);
+	expect_tagged(copy.db, FIRST_TAG + CARRIED, "key 0", NULL);
+	expect_tagged(copy.db, FIRST_TAG + CARRIED, "key 1", "value 1");
+	expect_tagged(copy.db, FIRST_TAG + CARRIED, "shared", "value 1");
+	expect_tagged(copy.db, FIRST_TAG + CARRIED, "key 2", NULL);
+	store_destroy(&copy);
+	store_destroy(&log.store);
+}
+
 /* ---- Dying during the start ------------------------------------------------------------------------------ */
 
 static const char *deadly_point;
@@ -423,6 +446,7 @@ int main(void) {
 		cmocka_unit_test(log_cut_at_any_byte_is_made_whole),
 		cmocka_unit_test(what_the_log_has_is_not_written_again),
 		cmocka_unit_test(lost_batch_comes_after_those_that_were_not),
+		cmocka_unit_test(discarded_batches_do_not_come),
 		cmocka_unit_test(start_may_die_anywhere_and_again),
 		cmocka_unit_test(unfinished_file_is_refused_until_it_is_finished),
 		cmocka_unit_test(damage_anywhere_is_told),
