@@ -80,6 +80,7 @@ void aipg_guard_renew(aidb_db *db) {
 		CommitTransactionCommand();
 		aipg_fault_point("guard_dropped");
 	}
+	SetCurrentStatementStartTimestamp(); /* so that nobody takes it for an old transaction */
 	StartTransactionCommand();
 	MyProc->delayChkptFlags |= DELAY_CHKPT_COMPLETE;
 	keeping = true;

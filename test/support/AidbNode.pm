@@ -50,6 +50,7 @@ sub crash {
 	# not kill9: the postmaster's number may be another process's by now
 	$self->{_pid} = undef;
 	for (my @left = $self->processes; @left; @left = $self->processes) {
+		kill 'STOP', @left; # or the first death would let the others end in good order
 		kill 'KILL', @left;
 		wait_gone($_) for @left;
 	}

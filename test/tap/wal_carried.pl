@@ -24,6 +24,7 @@ sub launch {
 	my ($name) = @_;
 	my $node = AidbNode->launch($name, memory => '16MB', conf => <<'CONF');
 shared_buffers = 4MB
+wal_level = replica
 log_statement = none
 log_min_error_statement = panic
 CONF
