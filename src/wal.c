@@ -87,12 +87,21 @@ static aidb_redo *collection(void) {
 	return collected;
 }
 
+/* After what is here comes what is in the archive, and the end of recovery may be far: what there is must be durable now. */
+static void settle(void) {
+	if (ArchiveRecoveryRequested) {
+		check(aidb_redo_sync(collection()));
+	}
+}
+
 static void collect(XLogReaderState *record) {
 	check(aidb_redo_add(collection(), (aidb_slice){XLogRecGetData(record), XLogRecGetDataLen(record)}));
-	if (ArchiveRecoveryRequested) {
-		/* after what is here comes what is in the archive, and the end of recovery may be far */
-		check(aidb_redo_sync(collected));
-	}
+	settle();
+}
+
+static void start_anew(void) {
+	check(aidb_redo_discard(collection()));
+	settle();
 }
 
 static void redo(XLogReaderState *record) {
@@ -107,7 +116,7 @@ static void redo(XLogReaderState *record) {
 		break;
 	case RECORD_START:
 		if (!InArchiveRecovery) {
-			check(aidb_redo_discard(collection()));
+			start_anew();
 		}
 		break;
 	default:
