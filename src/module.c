@@ -10,10 +10,10 @@
 #include "durable_id.h"
 #include "executor/executor.h"
 #include "fmgr.h"
+#include "lock_table.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
 #include "prepared.h"
-#include "row_lock.h"
 #include "settings.h"
 #include "shared.h"
 #include "storage/ipc.h"
@@ -39,7 +39,7 @@ static void shmem_request(void) {
 	}
 	aipg_store_shmem_request();
 	aipg_catalog_shmem_request();
-	aipg_row_lock_shmem_request();
+	aipg_lock_table_shmem_request();
 	aipg_prepared_shmem_request();
 	aipg_durable_id_shmem_request();
 }
@@ -50,7 +50,7 @@ static void shmem_startup(void) {
 	}
 	aipg_store_shmem_startup();
 	aipg_catalog_shmem_startup();
-	aipg_row_lock_shmem_startup();
+	aipg_lock_table_shmem_startup();
 	aipg_prepared_shmem_startup();
 	aipg_durable_id_shmem_startup();
 }

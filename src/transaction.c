@@ -192,6 +192,9 @@ static void commit_writes(void) {
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || !fits_one_batch()) {
 		aipg_durable_id_require(U64FromFullTransactionId(GetTopFullTransactionId()));
 		prepare_mixed();
+		if (!is_asynchronous()) {
+			ForceSyncCommit(); /* PostgreSQL would not wait for its log when it has nothing else to log than the commit */
+		}
 		aipg_predicate_after_prepare(current.writes);
 	} else {
 		reserve_plain();
