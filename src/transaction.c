@@ -4,6 +4,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "commands/async.h"
 #include "durable_id.h"
 #include "host.h"
 #include "miscadmin.h"
@@ -186,10 +187,38 @@ static bool is_asynchronous(void) {
 	return synchronous_commit == SYNCHRONOUS_COMMIT_OFF;
 }
 
+/*
+ * Whether the transaction has called NOTIFY, by whatever means. Then PostgreSQL gives it an id after PRE_COMMIT, and tells
+ * listeners once that has committed, when a plain commit of ours would be yet to come. Nobody but what refuses PREPARE
+ * TRANSACTION for it says so.
+ */
+static bool has_notifications(void) {
+	MemoryContext context = CurrentMemoryContext;
+	uint32 held = InterruptHoldoffCount;
+	volatile bool has = false;
+
+	PG_TRY();
+	{ AtPrepare_Notify(); }
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		InterruptHoldoffCount = held; /* raising an error set it to zero */
+		has = true;
+	}
+	PG_END_TRY();
+	return has;
+}
+
+static bool is_mixed(void) {
+	return TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || has_notifications() ||
+		   !fits_one_batch();
+}
+
 static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
 	aipg_predicate_before_prepare(current.writes);
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || !fits_one_batch()) {
+	if (is_mixed()) {
 		aipg_durable_id_require(U64FromFullTransactionId(GetTopFullTransactionId()));
 		prepare_mixed();
 		if (!is_asynchronous()) {
