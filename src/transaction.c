@@ -230,6 +230,16 @@ static void commit_writes(void) {
 	}
 }
 
+/*
+ * What PostgreSQL makes durable must not survive a crash without what it may have followed: asynchronous commits of ours that
+ * were seen. When our log has failed they are lost, but that is no reason to stop transactions that do not need it.
+ */
+static void sync_what_was_seen(void) {
+	if (aipg_store_is_ready()) {
+		(void)aidb_sync_visible(aipg_store());
+	}
+}
+
 static void pre_commit(void) {
 	if (aipg_store_is_ready() && is_asynchronous()) {
 		/* whoever sees the commit before its place in PostgreSQL's log is known must take the whole log for it */
@@ -238,6 +248,8 @@ static void pre_commit(void) {
 	}
 	if (current.writes != NULL && !aipg_write_set_is_empty(current.writes)) {
 		commit_writes();
+	} else if (!is_asynchronous() && TransactionIdIsValid(GetTopTransactionIdIfAny())) {
+		sync_what_was_seen();
 	}
 	current.closed = true;
 }
@@ -332,6 +344,7 @@ static void pre_prepare(void) {
 		}
 	} else if (TransactionIdIsValid(GetTopTransactionIdIfAny()) && aipg_store_is_ready()) {
 		aipg_prepared_reserve(U64FromFullTransactionId(GetTopFullTransactionId())); /* for its end to be noted */
+		sync_what_was_seen();
 	}
 	current.closed = true;
 }
