@@ -236,7 +236,7 @@ static void commit_writes(void) {
  */
 static void sync_what_was_seen(void) {
 	if (aipg_store_is_ready()) {
-		(void)aidb_sync_visible(aipg_store());
+		(void)aidb_sync_visible(aipg_store_if_attached());
 	}
 }
 
