@@ -16,9 +16,10 @@
 #define RECORD_RESERVE 0x00
 
 /*
- * PostgreSQL keeps logs by transaction id: of commits, of parents, of commit timestamps. The first id of one of their pages
- * makes the page when it is given out. Recovery must not go on in a page whose first id it has jumped over: who gets an id
- * there would find no page, which is a PANIC when it commits. So a reservation ends with the page of its first id in each.
+ * PostgreSQL keeps logs by transaction id: of commits, of parents, of commit timestamps. The first id of one of their
+ * pages makes the page when it is given out. Recovery must not go on in a page whose first id it has jumped over: who
+ * gets an id there would find no page, which is a PANIC when it commits. So a reservation ends with the page of its
+ * first id in each.
  */
 #define COMMIT_TIMESTAMP_BYTES (sizeof(TimestampTz) + sizeof(RepOriginId))
 static const uint64 ids_per_page[] = {BLCKSZ * 4, BLCKSZ / sizeof(TransactionId), BLCKSZ / COMMIT_TIMESTAMP_BYTES};

@@ -21,7 +21,7 @@ typedef struct aipg_shared {
 	pg_atomic_uint64 required_lsn;
 	/* Asynchronous commits that may be visible already while required_lsn does not cover them yet. */
 	pg_atomic_uint32 asynchronous_commits;
-	pg_atomic_uint32 has_our_past; /* 1: aipg_lineage_check has passed */
+	pg_atomic_uint32 has_our_past;                    /* 1: aipg_lineage_check has passed */
 	pg_atomic_uint32 worker_process[AIDB_WORK_KINDS]; /* process number + 1 of the worker for each kind */
 	slock_t ended_lock;                               /* to add an entry */
 	pg_atomic_uint64 ended_count;                     /* ended[i % ended_size] holds the i-th */
