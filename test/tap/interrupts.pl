@@ -7,6 +7,7 @@
 # time for, before a look at its memory.
 use strict;
 use warnings;
+use AidbJournal;
 use AidbNode;
 use AidbSession;
 use List::Util qw(any shuffle);
@@ -250,20 +251,6 @@ sub send_messages {
 my @names = sort keys %kinds;
 
 # ---- Processes ---------------------------------------------------------------------------------------------------
-
-sub append {
-	my ($file, $line) = @_;
-	open my $out, '>>', $file or die "$file: $!";
-	syswrite $out, "$line\n";
-	return;
-}
-
-sub lines_of {
-	my ($file) = @_;
-	open my $in, '<', $file or return;
-	chomp(my @lines = <$in>);
-	return @lines;
-}
 
 my @background;
 my $main_pid = $$;
