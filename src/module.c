@@ -88,10 +88,6 @@ static void note_statement(Node *statement) {
 		strcmp(castNode(VariableSetStmt, statement)->name, "TRANSACTION SNAPSHOT") == 0) {
 		aipg_view_note_import();
 	}
-	if (IsA(statement, NotifyStmt)) {
-		/* PostgreSQL would take the id only after our part of the commit was prepared as that of a transaction without */
-		GetTopTransactionId();
-	}
 }
 
 /* Of which PostgreSQL tells nobody. */

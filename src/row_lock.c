@@ -131,7 +131,20 @@ static bool look_at_table_locks(request *wanted) {
 	return false;
 }
 
-/* Looks at the locks on the key; returns the transaction's own strongest, or NULL. */
+/* Whether one of the transaction's own locks on the key will do. */
+static bool suffices(const request *wanted, const aipg_lock_entry *own) {
+	return own->mode >= wanted->mode && (!wanted->write || own->written || is_current(own));
+}
+
+/* Which of two of them: one that will do, or else the current subtransaction's, which can be made to. */
+static bool is_better(const request *wanted, const aipg_lock_entry *one, const aipg_lock_entry *other) {
+	if (suffices(wanted, one) != suffices(wanted, other)) {
+		return suffices(wanted, one);
+	}
+	return is_current(one) && !is_current(other);
+}
+
+/* Looks at the locks on the key; returns the best of the transaction's own, or NULL. */
 static aipg_lock_entry *look_at_entries(request *wanted) {
 	aipg_lock_entry *own = NULL;
 
@@ -145,7 +158,7 @@ static aipg_lock_entry *look_at_entries(request *wanted) {
 				note_blocker(wanted, entry->holder, entry->owner, entry->written);
 				wanted->unsettled = wanted->unsettled || entry->on_trial;
 			}
-		} else if (own == NULL || entry->mode > own->mode || (entry->mode == own->mode && is_current(entry))) {
+		} else if (own == NULL || is_better(wanted, entry, own)) {
 			own = entry;
 		}
 	}
@@ -165,7 +178,7 @@ static attempt_result attempt(request *wanted) {
 		return GRANTED;
 	}
 	own = look_at_entries(wanted);
-	if (own != NULL && own->mode >= wanted->mode && (!wanted->write || own->written || is_current(own))) {
+	if (own != NULL && suffices(wanted, own)) {
 		wanted->lock = (aipg_row_lock){.entry = aipg_lock_place_of(own), .previous = own->mode};
 		return GRANTED;
 	}

@@ -446,6 +446,12 @@ static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 	return AIDB_OK;
 }
 
+static void note_unsynced(lsm_commits *commits, uint64_t end) {
+	uint64_t noted = atomic_load(&commits->unsynced_end);
+
+	while (noted < end && !atomic_compare_exchange_weak(&commits->unsynced_end, &noted, end)) {}
+}
+
 /* Waits until the log holds the record as it is to be held, and says that the sequence may become visible. */
 static aidb_status make_durable(aidb_db *db, aidb_durability durability, const turn *mine) {
 	lsm_commits *commits = &db->shared->commits;
@@ -462,6 +468,7 @@ static aidb_status make_durable(aidb_db *db, aidb_durability durability, const t
 		rc = lsm_log_wait(db, mine->end, AIDB_WRITE);
 	}
 	if (rc == AIDB_OK) {
+		note_unsynced(commits, mine->end); /* before anybody can see it */
 		atomic_store(&slot->done, mine->sequence);
 	}
 	return rc;
@@ -619,4 +626,8 @@ aidb_status aidb_sync(aidb_db *db) {
 	aidb_status rc = log_end(db, &end);
 
 	return rc == AIDB_OK ? lsm_log_wait(db, end, AIDB_SYNC) : rc;
+}
+
+aidb_status aidb_sync_visible(aidb_db *db) {
+	return lsm_log_wait(db, atomic_load(&db->shared->commits.unsynced_end), AIDB_SYNC);
 }

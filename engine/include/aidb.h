@@ -405,6 +405,8 @@ AIDB_PUBLIC void aidb_write_cancel(aidb_db *db, aidb_reservation *reservation);
 
 /* Writes and syncs the log up to everything committed before the call. */
 AIDB_PUBLIC aidb_status aidb_sync(aidb_db *db);
+/* The same for what can be seen already, without waiting for commits that are under way. Free when all of it was synced. */
+AIDB_PUBLIC aidb_status aidb_sync_visible(aidb_db *db);
 
 /* ---- Maintenance --------------------------------------------------------------------------------------- */
 
