@@ -321,3 +321,7 @@ void aipg_predicate_after_prepare(const aipg_write_set *writes) {
 		check_all_locks(writes);
 	}
 }
+
+void aipg_predicate_committed(void) {
+	ReleasePredicateLocks(true, false);
+}

@@ -47,5 +47,11 @@ extern void aipg_predicate_check_truncate(Oid relation);
 extern void aipg_predicate_before_prepare(const aipg_write_set *writes);
 /* ... and once when all versions are in the store. */
 extern void aipg_predicate_after_prepare(const aipg_write_set *writes);
+/*
+ * First of all at COMMIT: tells PostgreSQL's predicate locking that the transaction has committed, as it does by itself when
+ * it releases locks. Others see the changes already. Were another transaction that is seen later done earlier, a
+ * dependency between the two would be forgotten, and with it a cycle through a reader who sees one of them only.
+ */
+extern void aipg_predicate_committed(void);
 
 #endif

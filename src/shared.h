@@ -36,8 +36,8 @@ extern aipg_shared *aipg_shared_memory;
 extern void aipg_store_shmem_request(void);
 extern void aipg_store_shmem_startup(void);
 
-/* True when the store has been opened and found to be this server's, by whomever; attaches this process to it. A store that cannot be opened must not
- * stop statements that do not need it. */
+/* True when the store has been opened and found to be this server's, by whomever; attaches this process to it. A store that
+ * cannot be opened must not stop statements that do not need it. */
 extern bool aipg_store_is_ready(void);
 /* The store, when this process has attached to it; NULL otherwise. Never raises. */
 extern aidb_db *aipg_store_if_attached(void);

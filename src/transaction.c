@@ -299,6 +299,7 @@ static void forget(void) {
 }
 
 static void commit(void) {
+	aipg_predicate_committed();
 	note_end();
 	stop_counting();
 	if (current.stage == RESERVED) {
