@@ -65,7 +65,7 @@ SOURCES = $(wildcard $(foreach dir,engine/*/ src/ cluster/ test/*/ bench/ fuzz/ 
 .DEFAULT_GOAL := help
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: help deps all engine extension install uninstall tests check installcheck installcheck-sanitized test \
+.PHONY: help deps all engine extension install uninstall tests check installcheck installcheck-sanitized test soak \
 	demo demo-run demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz \
 	fuzz-run clean installable needs-server server-copy FORCE
 
@@ -167,6 +167,9 @@ installcheck-sanitized: ## the same under the address and undefined behaviour sa
 
 test: ## everything from nothing: deps, build, install, all tests
 	@+$(TEST_RUN) $(SUITES)
+
+soak: needs-server $(SERVER_PROGRAMS) ## the long forms of the randomised tests, in chunks; can be stopped and gone on with
+	@BUILD='$(BUILD)' PG_CONFIG='$(PG_CONFIG)' test/soak $(CAMPAIGNS)
 
 fuzz: ## fuzz each parser for FUZZ_SECONDS (60), from and into build/fuzz/corpus
 	@+$(SUBMAKE) fuzz-run BUILD=build/fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined

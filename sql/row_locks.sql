@@ -32,6 +32,31 @@ SELECT locks(), (SELECT count(*) FROM pg_locks WHERE locktype = 'userlock' AND p
 COMMIT;
 SELECT locks();
 
+-- a row that is locked outside and changed within savepoints again and again has two locks, not one for each change
+BEGIN;
+SELECT FROM item WHERE k = 1 FOR UPDATE;
+SAVEPOINT s;
+DO $$
+BEGIN
+	FOR i IN 1 .. 100 LOOP
+		UPDATE item SET v = v + 1 WHERE k = 1;
+	END LOOP;
+END $$;
+SELECT locks();
+RELEASE s;
+DO $$
+BEGIN
+	FOR i IN 1 .. 100 LOOP
+		BEGIN
+			UPDATE item SET v = v + 1 WHERE k = 1;
+		EXCEPTION WHEN division_by_zero THEN NULL;
+		END;
+	END LOOP;
+END $$;
+SELECT locks();
+ROLLBACK;
+SELECT locks();
+
 -- a statement's writes are its own, whatever triggers and functions write in the middle of it: a row that is found twice
 -- is changed once
 CREATE TABLE note (k integer);

@@ -127,12 +127,18 @@ CREATE TRIGGER change_it BEFORE UPDATE ON item FOR EACH ROW EXECUTE FUNCTION cha
 UPDATE item SET v = 'by the statement' WHERE id = 11;
 DROP TRIGGER change_it ON item;
 
--- NOTIFY gives the transaction an id
+-- who is notified is to find the row: then PostgreSQL's commit is ours, and there is no other after it
+SET aidb.fault_point = 'precommit_reserved=error';
 BEGIN;
 NOTIFY somebody;
-SELECT pg_current_xact_id_if_assigned() IS NOT NULL AS has_id;
 UPDATE item SET v = 'told' WHERE id = 11;
 COMMIT;
+BEGIN;
+SELECT pg_notify('somebody', 'once more');
+UPDATE item SET v = v || ' twice' WHERE id = 11;
+COMMIT;
+UPDATE item SET v = 'not told' WHERE id = 11;
+RESET aidb.fault_point;
 SELECT v FROM item WHERE id = 11;
 
 -- two phases

@@ -560,6 +560,7 @@ static void add_write(Oid relation, CommandId command, aidb_slice key, bool exis
 	aipg_key_facts facts = {.relation = relation, .existed = existed};
 
 	check_size(key, value);
+	aipg_predicate_check_write(relation, key);
 	aipg_write_set_add(writes, key, &facts, command, is_delete, value);
 }
 

@@ -105,8 +105,8 @@ extern aipg_row_state aipg_read_locked(const aipg_view *view, aidb_slice key, ai
 extern bool aipg_row_exists(Oid relation, aidb_slice key);
 
 /*
- * Like aipg_lock_row for whatever row has the key now, which the view need not see: the conflict of an insert. The key
- * stays locked when the row is gone, for the insert that is then tried again.
+ * Like aipg_lock_row for whatever row has the key now, which the view need not see: the conflict of an insert. Nothing is
+ * locked when the row is gone; the insert is then tried again.
  */
 extern aipg_row_state aipg_lock_newest(const aipg_view *view, Oid relation, aidb_slice key, LockTupleMode mode,
 									   aidb_buffer *current);

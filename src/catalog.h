@@ -7,8 +7,9 @@
  *   3 spaces   database (u32), name            version (u8), index id (u32)
  *   4 counter                                  version (u8), first index id not given out (u32)
  *   5 prepared transactions, see prepared.h
+ *   6 timeline, see lineage.h               version (u8), timeline (u32)
  *
- * Numbers are big-endian. All rows but the counter are transactional: they go through the write set, so that CREATE,
+ * Numbers are big-endian. All rows but those of 4 to 6 are transactional: they go through the write set, so that CREATE,
  * DROP and TRUNCATE roll back with their transaction. Callers hold a lock on the relation that keeps others from
  * changing its row; names of key spaces are locked here.
  */
@@ -18,6 +19,7 @@
 #include "postgres.h"
 
 #define AIPG_INDEX_PREPARED 5
+#define AIPG_INDEX_LINEAGE 6
 #define AIPG_FIRST_INDEX_ID 16 /* those below are reserved */
 
 /* Called from the shared memory hooks. */

@@ -1,19 +1,23 @@
 #include "durable_id.h"
 
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "wal.h"
 
 #define TRANCHE "aidb durable ids"
-#define IDS_AT_ONCE 4096
 
 /*
- * Recovery must not go on at an id whose place in the commit log has no page yet. Pages begin at multiples of this, and the
- * first id of one makes it.
+ * PostgreSQL keeps logs by transaction id: of commits, of parents, of commit timestamps. The first id of one of their
+ * pages makes the page when it is given out. Recovery must not go on in a page whose first id it has jumped over: who
+ * gets an id there would find no page, which is a PANIC when it commits. So a reservation ends with the page of its
+ * first id in each.
  */
-#define IDS_PER_PAGE (BLCKSZ * 4)
+#define COMMIT_TIMESTAMP_BYTES (sizeof(TimestampTz) + sizeof(RepOriginId))
+static const uint64 ids_per_page[] = {BLCKSZ * 4, BLCKSZ / sizeof(TransactionId), BLCKSZ / COMMIT_TIMESTAMP_BYTES};
 
 typedef struct reservation {
 	pg_atomic_uint64 lsn;   /* end of the newest record; written before `until` */
@@ -48,9 +52,19 @@ static bool is_reserved(uint64 id) {
 	return id < until && pg_atomic_read_u64(&shared->lsn) > GetRedoRecPtr();
 }
 
+/* Pages are counted by what an id has besides its epoch. */
+static uint64 page_end(uint64 id) {
+	uint64 xid = XidFromFullTransactionId((FullTransactionId){.value = id});
+	uint64 end = PG_UINT64_MAX;
+
+	for (size_t i = 0; i < lengthof(ids_per_page); i++) {
+		end = Min(end, (xid / ids_per_page[i] + 1) * ids_per_page[i]);
+	}
+	return id - xid + end;
+}
+
 static void reserve(uint64 id) {
-	uint64 page_end = (id / IDS_PER_PAGE + 1) * IDS_PER_PAGE;
-	uint64 until = Max(Min(id + IDS_AT_ONCE, page_end), pg_atomic_read_u64(&shared->until));
+	uint64 until = Max(page_end(id), pg_atomic_read_u64(&shared->until));
 	XLogRecPtr lsn = aipg_wal_reserve_ids(until);
 
 	XLogFlush(lsn);

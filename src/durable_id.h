@@ -3,7 +3,7 @@
  *
  * PostgreSQL does not log that it has given out a transaction id. When it crashes before a record that bears the id is durable,
  * somebody else gets the id, and his commit would be that of our prepared batch too. To flush PostgreSQL's log for each
- * batch would cost every mixed transaction a sync. So ids are reserved by the thousand, by a durable record in that log
+ * batch would cost every mixed transaction a sync. So ids are reserved by the hundred, by a durable record in that log
  * which makes recovery go on beyond them (wal.h).
  *
  * A checkpoint forgets what stands before it, and keeps the next id of its moment. So a reservation counts only while its

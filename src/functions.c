@@ -15,8 +15,8 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "key_codec.h"
+#include "lock_table.h"
 #include "miscadmin.h"
-#include "row_lock.h"
 #include "shared.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -386,7 +386,7 @@ Datum aipg_sql_stats(PG_FUNCTION_ARGS) {
 		return_number(result, psprintf("level%d_files", level), stats.level_files[level]);
 		return_number(result, psprintf("level%d_bytes", level), stats.level_bytes[level]);
 	}
-	return_number(result, "row_locks", aipg_row_locks_count());
+	return_number(result, "row_locks", aipg_lock_table_count());
 	return_number(result, "writes_off", stats.writes_off);
 	return_number(result, "asynchronous_commits", pg_atomic_read_u32(&aipg_shared_memory->asynchronous_commits));
 	return (Datum)0;

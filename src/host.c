@@ -193,9 +193,8 @@ static XLogRecPtr inserted_end(void) {
 }
 
 /*
- * Before bytes of AiDb's log reach the operating system, what they build on must be durable in PostgreSQL's: records
- * bearing the transaction ids that tag prepared batches (an id that left no trace would be given out again after a
- * crash), and the commits of transactions whose effects later batches have seen.
+ * Before bytes of AiDb's log reach the operating system, what they build on must be durable in PostgreSQL's: the commits
+ * of transactions whose effects later batches have seen. That ids of prepared batches are, durable_id.h sees to.
  */
 static int host_before_log_write(void *context) {
 	XLogRecPtr lsn = InvalidXLogRecPtr;

@@ -256,12 +256,12 @@ static bool insert_row(modify_state *state) {
 	return aipg_insert(relid, state->command, key, &state->row);
 }
 
-static void pg_attribute_noreturn() report_trigger_modified(void) {
+static void pg_attribute_noreturn() report_trigger_modified(const modify_state *state) {
 	ereport(
 		ERROR,
 		(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-		 errmsg("tuple to be updated or deleted was already modified by an operation triggered by the "
-				"current command"),
+		 errmsg("tuple to be %s was already modified by an operation triggered by the current command",
+				state->node->operation == CMD_DELETE ? "deleted" : "updated"),
 		 errhint("Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.")));
 }
 
@@ -314,7 +314,7 @@ static TupleTableSlot *lock_target(ResultRelInfo *target, modify_state *state, L
 	case AIPG_ROW_NEWER:
 		return plan_again(target, state);
 	case AIPG_ROW_TRIGGER_MODIFIED:
-		report_trigger_modified();
+		report_trigger_modified(state);
 	default:
 		return NULL;
 	}
@@ -402,7 +402,7 @@ static TupleTableSlot *compute_change(ResultRelInfo *target, modify_state *state
 	if (changed != NULL && GetCurrentCommandId(false) != command &&
 		aipg_lock_newest(&state->view, state->table->relid, slice_of(&state->old_key), LockTupleNoKeyExclusive,
 						 state->current) == AIPG_ROW_TRIGGER_MODIFIED) {
-		report_trigger_modified();
+		report_trigger_modified(state);
 	}
 	return changed;
 }

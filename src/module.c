@@ -11,10 +11,10 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "guard.h"
+#include "lock_table.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
 #include "prepared.h"
-#include "row_lock.h"
 #include "settings.h"
 #include "shared.h"
 #include "storage/ipc.h"
@@ -41,7 +41,7 @@ static void shmem_request(void) {
 	}
 	aipg_store_shmem_request();
 	aipg_catalog_shmem_request();
-	aipg_row_lock_shmem_request();
+	aipg_lock_table_shmem_request();
 	aipg_prepared_shmem_request();
 	aipg_durable_id_shmem_request();
 	aipg_guard_shmem_request();
@@ -53,7 +53,7 @@ static void shmem_startup(void) {
 	}
 	aipg_store_shmem_startup();
 	aipg_catalog_shmem_startup();
-	aipg_row_lock_shmem_startup();
+	aipg_lock_table_shmem_startup();
 	aipg_prepared_shmem_startup();
 	aipg_durable_id_shmem_startup();
 	aipg_guard_shmem_startup();
@@ -91,10 +91,6 @@ static void note_statement(Node *statement) {
 	if (IsA(statement, VariableSetStmt) && castNode(VariableSetStmt, statement)->kind == VAR_SET_MULTI &&
 		strcmp(castNode(VariableSetStmt, statement)->name, "TRANSACTION SNAPSHOT") == 0) {
 		aipg_view_note_import();
-	}
-	if (IsA(statement, NotifyStmt)) {
-		/* PostgreSQL would take the id only after our part of the commit was prepared as that of a transaction without */
-		GetTopTransactionId();
 	}
 }
 

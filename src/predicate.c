@@ -257,6 +257,20 @@ static void check_first_writer(Oid relation, aidb_slice key) {
 	report_passed(relation, GetTransactionSnapshot());
 }
 
+/* Rows of the store's catalog are read as they are now, and are guarded by heavyweight locks. */
+static bool is_catalog_row(aidb_slice key) {
+	uint32 index_id;
+
+	memcpy(&index_id, (const char *)key.data + AIPG_KEY_PREFIX_BYTES - sizeof(index_id), sizeof(index_id));
+	return pg_ntoh32(index_id) < AIPG_FIRST_INDEX_ID;
+}
+
+void aipg_predicate_check_write(Oid relation, aidb_slice key) {
+	if (IsolationIsSerializable() && !is_catalog_row(key)) {
+		check_locks(relation, key);
+	}
+}
+
 void aipg_predicate_check_duplicate(Oid relation, aidb_slice key) {
 	if (IsolationIsSerializable()) {
 		lock_key(relation, key, GetTransactionSnapshot());
@@ -269,14 +283,6 @@ void aipg_predicate_check_truncate(Oid relation) {
 	if (IsolationIsSerializable()) {
 		CheckTableForSerializableConflictIn(target_of(relation));
 	}
-}
-
-/* Rows of the store's catalog are read as they are now, and are guarded by heavyweight locks. */
-static bool is_catalog_row(aidb_slice key) {
-	uint32 index_id;
-
-	memcpy(&index_id, (const char *)key.data + AIPG_KEY_PREFIX_BYTES - sizeof(index_id), sizeof(index_id));
-	return pg_ntoh32(index_id) < AIPG_FIRST_INDEX_ID;
 }
 
 static void check_all_locks(const aipg_write_set *writes) {
@@ -314,4 +320,8 @@ void aipg_predicate_after_prepare(const aipg_write_set *writes) {
 	if (IsolationIsSerializable()) {
 		check_all_locks(writes);
 	}
+}
+
+void aipg_predicate_committed(void) {
+	ReleasePredicateLocks(true, false);
 }

@@ -8,9 +8,10 @@
  *   - A read locks first: a key by a page whose number is a hash of the key; a range by the pages of the blocks that it lies
  *     in, which are runs of keys with a common beginning, or by the whole relation. Then it reads, and is told by the engine
  *     of every tagged version that it does not see.
- *   - A writer always has a transaction id, so that its versions are tagged. When they are in the store, and before it
- *     commits, it looks for predicate locks on all keys that it wrote. Whoever locked before that is found; whoever locks
- *     later finds the version.
+ *   - A writer looks for predicate locks on what it writes at once, so that it fails early. But its versions are in the
+ *     store only at its end, when it always has a transaction id, so that they are tagged. So when they are there, and before
+ *     it commits, it looks once more, for all keys. Whoever locked before that is found; whoever locks later finds the
+ *     version.
  *   - A write to a key that a concurrent transaction has written fails, whatever the kind of write.
  *
  * All of it does nothing below SERIALIZABLE. Functions raise what PostgreSQL's do: 40001.
@@ -36,6 +37,8 @@ extern void aipg_predicate_note_read(Oid relation, aidb_slice key);
 
 /* ---- Writing ------------------------------------------------------------------------------------------- */
 
+/* A key is written: who has read it depends on this, and it may fail for that already. */
+extern void aipg_predicate_check_write(Oid relation, aidb_slice key);
 /* A key that was to be inserted exists. Returns when the transaction may know that: its snapshot sees it. */
 extern void aipg_predicate_check_duplicate(Oid relation, aidb_slice key);
 /* All rows of the relation go. The caller holds an exclusive lock on it. */
@@ -44,5 +47,11 @@ extern void aipg_predicate_check_truncate(Oid relation);
 extern void aipg_predicate_before_prepare(const aipg_write_set *writes);
 /* ... and once when all versions are in the store. */
 extern void aipg_predicate_after_prepare(const aipg_write_set *writes);
+/*
+ * First of all at COMMIT: tells PostgreSQL's predicate locking that the transaction has committed, as it does by itself when
+ * it releases locks. Others see the changes already. Were another transaction that is seen later done earlier, a
+ * dependency between the two would be forgotten, and with it a cycle through a reader who sees one of them only.
+ */
+extern void aipg_predicate_committed(void);
 
 #endif

@@ -3,69 +3,20 @@
 #include "access/xact.h"
 #include "common/hashfn.h"
 #include "key_codec.h"
+#include "lock_table.h"
 #include "miscadmin.h"
-#include "port/atomics.h"
 #include "prepared.h"
-#include "settings.h"
-#include "storage/condition_variable.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
-#include "storage/lwlock.h"
 #include "storage/proc.h"
-#include "storage/proclist.h"
-#include "storage/shmem.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
-#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-#define TRANCHE "aidb row locks"
-#define PARTITIONS 64     /* all are held at once to escalate; a process can hold 200 */
-#define BYTES_A_LOCK 1024 /* of aidb.memory there is one lock for so many */
-#define MIN_LOCKS (16 * 1024)
-#define MAX_LOCKS (1024 * 1024)
-#define ESCALATION_PART 8 /* a transaction with this part of all locks tries to lock a whole table instead */
-#define RESERVED_PART 8   /* of each partition is for transactions that have less than */
-#define SMALL_PART 64     /* this part of all locks: a large one that waits for room must not stop the others */
-#define MAX_TABLE_LOCKS 128
+#define ESCALATION_PART 8        /* a transaction with this part of all locks tries to lock a whole table instead */
+#define LARGE_PART 64            /* one with this part of them is large, see aipg_lock_table_add */
 #define HOLDER_LOCK_CLASS 0xA1DB /* tells our lock tags from other users' */
-
-/* Places in a partition are counted from 1; 0 is none. */
-typedef struct lock_entry {
-	uint64 hash;
-	uint64 holder;    /* 0: free */
-	uint32 next;      /* in its bucket, or free */
-	uint32 next_held; /* of its holder: place in all partitions */
-	uint32 index_id;  /* of the key */
-	uint32 owner;     /* number of the process + 1; 0: of a prepared transaction */
-	uint8 mode;       /* LockTupleMode */
-	bool written;
-	bool on_trial; /* it may be taken back at once */
-} lock_entry;
-
-typedef struct lock_partition {
-	ConditionVariable settled; /* a lock that was on trial is no more */
-	uint32 free;               /* first free entry */
-	uint32 unused;             /* entries from here on were never used */
-	uint32 used;
-} lock_partition;
-
-/* All rows of a table. Changed with all partitions locked, read with any. */
-typedef struct table_lock {
-	uint64 holder;
-	uint32 index_id;
-	uint32 owner;
-	LockTupleMode mode;
-} table_lock;
-
-typedef struct lock_table {
-	pg_atomic_uint64 next_holder;
-	uint32 partition_size; /* entries, and as many buckets: a power of two */
-	int table_lock_count;
-	table_lock table_locks[MAX_TABLE_LOCKS];
-	lock_partition partitions[PARTITIONS];
-} lock_table;
 
 /* A (sub)transaction of this process that holds locks; at most one for each nesting level. */
 typedef struct holder {
@@ -97,11 +48,6 @@ typedef struct request {
 
 typedef enum attempt_result { GRANTED, BLOCKED, NEEDS_HOLDER, FULL } attempt_result;
 
-static lock_table *table = NULL;
-static lock_entry *entries; /* by partition */
-static uint32 *buckets;     /* the same */
-static LWLockPadded *latches;
-
 static holder *holders = NULL; /* by level, the deepest last */
 static int holder_count = 0;
 static int holder_capacity = 0;
@@ -109,158 +55,10 @@ static uint64 held = 0;        /* entries of this transaction */
 static uint64 escalate_at = 0; /* so many of them are too many */
 static bool has_table_locks = false;
 
-/* ---- Shared memory ------------------------------------------------------------------------------------- */
-
-static uint32 partition_size(void) {
-	uint64 wanted = Min(Max(((uint64)aipg_memory_mb << 20) / BYTES_A_LOCK, MIN_LOCKS), MAX_LOCKS);
-	uint32 size = 1;
-
-	while ((uint64)size * PARTITIONS < wanted) {
-		size *= 2;
-	}
-	return size;
-}
-
-static Size table_bytes(void) {
-	return MAXALIGN(sizeof(lock_table)) + (Size)PARTITIONS * partition_size() * (sizeof(lock_entry) + sizeof(uint32));
-}
-
-void aipg_row_lock_shmem_request(void) {
-	RequestAddinShmemSpace(table_bytes());
-	RequestNamedLWLockTranche(TRANCHE, PARTITIONS);
-}
-
-void aipg_row_lock_shmem_startup(void) {
-	bool found;
-
-	table = ShmemInitStruct(TRANCHE, table_bytes(), &found);
-	entries = (lock_entry *)((char *)table + MAXALIGN(sizeof(lock_table)));
-	buckets = (uint32 *)(entries + (Size)PARTITIONS * partition_size());
-	latches = GetNamedLWLockTranche(TRANCHE);
-	if (!found) {
-		memset(table, 0, table_bytes());
-		/* later than any holder of the past, unless the clock was put back; see aipg_row_lock_restore */
-		pg_atomic_init_u64(&table->next_holder, (uint64)GetCurrentTimestamp());
-		table->partition_size = partition_size();
-		for (int i = 0; i < PARTITIONS; i++) {
-			table->partitions[i].unused = 1;
-			ConditionVariableInit(&table->partitions[i].settled);
-		}
-	}
-	holder_count = 0;
-}
-
-static uint64 capacity(void) {
-	return (uint64)PARTITIONS * table->partition_size;
-}
-
-static int partition_of(uint64 hash) {
-	return (int)(hash % PARTITIONS);
-}
-
-static LWLock *latch_of(int partition) {
-	return &latches[partition].lock;
-}
-
-/* An entry's place in all partitions is its partition's number, then its place in it. */
-static lock_entry *entry_in(int partition, uint32 place) {
-	return &entries[(Size)partition * table->partition_size + place - 1];
-}
-
-static uint32 global_place(int partition, uint32 place) {
-	return (uint32)partition * table->partition_size + place;
-}
-
-static lock_entry *entry_at(uint32 place) {
-	return &entries[place - 1];
-}
-
-static uint32 *bucket_of(uint64 hash) {
-	return &buckets[(Size)partition_of(hash) * table->partition_size + (hash / PARTITIONS) % table->partition_size];
-}
-
-uint64 aipg_row_locks_count(void) {
-	uint64 count = 0;
-
-	for (int i = 0; table != NULL && i < PARTITIONS; i++) {
-		count += table->partitions[i].used;
-	}
-	return count + (table == NULL ? 0 : (uint64)table->table_lock_count);
-}
-
-/* ---- Entries: the partition is locked -------------------------------------------------------------------- */
+/* ---- Granting: the partition is latched ------------------------------------------------------------------- */
 
 static uint32 me(void) {
 	return (uint32)MyProc->pgprocno + 1;
-}
-
-static bool conflicts(LockTupleMode a, LockTupleMode b) {
-	LockTupleMode weaker = Min(a, b);
-	LockTupleMode stronger = Max(a, b);
-
-	switch (weaker) {
-	case LockTupleKeyShare:
-		return stronger == LockTupleExclusive;
-	case LockTupleShare:
-		return stronger >= LockTupleNoKeyExclusive;
-	default:
-		return true;
-	}
-}
-
-/* Whether what is left of the partition is for others. */
-static bool is_reserved(const lock_partition *shared) {
-	return held >= capacity() / SMALL_PART &&
-		   shared->used >= table->partition_size - table->partition_size / RESERVED_PART;
-}
-
-/* The place of a free entry of the partition; 0: there is none for us. */
-static uint32 allocate(int partition) {
-	lock_partition *shared = &table->partitions[partition];
-	uint32 place = shared->free;
-
-	if (is_reserved(shared)) {
-		return 0;
-	}
-	if (place != 0) {
-		shared->free = entry_in(partition, place)->next;
-	} else if (shared->unused <= table->partition_size) {
-		place = shared->unused++;
-	} else {
-		return 0;
-	}
-	shared->used++;
-	return place;
-}
-
-/* Takes the entry out of its bucket and frees it. Its holder's list is the caller's. */
-static void discard(lock_entry *entry) {
-	int partition = partition_of(entry->hash);
-	lock_partition *shared = &table->partitions[partition];
-	uint32 *link = bucket_of(entry->hash);
-	uint32 place = (uint32)(entry - entry_in(partition, 1)) + 1;
-
-	while (*link != place) {
-		link = &entry_in(partition, *link)->next;
-	}
-	*link = entry->next;
-	entry->holder = 0;
-	entry->next = shared->free;
-	shared->free = place;
-	shared->used--;
-}
-
-/*
- * A lock in the partition is not on trial any more. Who waits for that has put itself on the list before it looked at the
- * lock, so if it saw it on trial, we see it there.
- */
-static void settle(int partition) {
-	ConditionVariable *settled = &table->partitions[partition].settled;
-
-	pg_memory_barrier();
-	if (!proclist_is_empty(&settled->wakeup)) {
-		ConditionVariableBroadcast(settled);
-	}
 }
 
 static holder *current_holder(void) {
@@ -269,40 +67,34 @@ static holder *current_holder(void) {
 	return last != NULL && last->level == GetCurrentTransactionNestLevel() ? last : NULL;
 }
 
-static bool is_current(const lock_entry *entry) {
+static bool is_current(const aipg_lock_entry *entry) {
 	const holder *mine = current_holder();
 
 	return mine != NULL && entry->holder == mine->serial;
 }
 
 static attempt_result add_entry(request *wanted) {
-	int partition = partition_of(wanted->hash);
 	holder *mine = current_holder();
-	uint32 *bucket = bucket_of(wanted->hash);
+	aipg_lock_entry entry = {.hash = wanted->hash,
+							 .index_id = wanted->index_id,
+							 .owner = me(),
+							 .mode = (uint8)wanted->mode,
+							 .on_trial = wanted->on_trial};
 	uint32 place;
-	lock_entry *entry;
 
 	if (mine == NULL) {
 		return NEEDS_HOLDER;
 	}
-	place = allocate(partition);
+	entry.holder = mine->serial;
+	entry.next_held = mine->first;
+	place = aipg_lock_table_add(&entry, held >= aipg_lock_table_capacity() / LARGE_PART);
 	if (place == 0) {
 		return FULL;
 	}
-	entry = entry_in(partition, place);
-	*entry = (lock_entry){.hash = wanted->hash,
-						  .holder = mine->serial,
-						  .next = *bucket,
-						  .next_held = mine->first,
-						  .index_id = wanted->index_id,
-						  .owner = me(),
-						  .mode = (uint8)wanted->mode,
-						  .on_trial = wanted->on_trial};
-	*bucket = place;
-	mine->first = global_place(partition, place);
+	mine->first = place;
 	mine->count++;
 	held++;
-	wanted->lock = (aipg_row_lock){.entry = mine->first, .fresh = true};
+	wanted->lock = (aipg_row_lock){.entry = place, .fresh = true};
 	return GRANTED;
 }
 
@@ -316,14 +108,17 @@ static void note_blocker(request *wanted, uint64 serial, uint32 owner, bool writ
 
 /* Looks at the locks on whole tables; true when one of our own suffices. */
 static bool look_at_table_locks(request *wanted) {
-	for (int i = 0; i < table->table_lock_count; i++) {
-		const table_lock *lock = &table->table_locks[i];
+	int count;
+	const aipg_table_lock *locks = aipg_table_locks(&count);
+
+	for (int i = 0; i < count; i++) {
+		const aipg_table_lock *lock = &locks[i];
 
 		if (lock->index_id != wanted->index_id) {
 			continue;
 		}
 		if (lock->owner != me()) {
-			if (conflicts(lock->mode, wanted->mode)) {
+			if (aipg_lock_modes_conflict(lock->mode, wanted->mode)) {
 				note_blocker(wanted, lock->holder, lock->owner, lock->mode >= LockTupleNoKeyExclusive);
 			}
 		} else if (lock->mode >= wanted->mode) {
@@ -336,23 +131,34 @@ static bool look_at_table_locks(request *wanted) {
 	return false;
 }
 
-/* Looks at the locks on the key; returns the transaction's own strongest, or NULL. */
-static lock_entry *look_at_entries(request *wanted) {
-	int partition = partition_of(wanted->hash);
-	lock_entry *own = NULL;
+/* Whether one of the transaction's own locks on the key will do. */
+static bool suffices(const request *wanted, const aipg_lock_entry *own) {
+	return own->mode >= wanted->mode && (!wanted->write || own->written || is_current(own));
+}
 
-	for (uint32 place = *bucket_of(wanted->hash); place != 0; place = entry_in(partition, place)->next) {
-		lock_entry *entry = entry_in(partition, place);
+/* Which of two of them: one that will do, or else the current subtransaction's, which can be made to. */
+static bool is_better(const request *wanted, const aipg_lock_entry *one, const aipg_lock_entry *other) {
+	if (suffices(wanted, one) != suffices(wanted, other)) {
+		return suffices(wanted, one);
+	}
+	return is_current(one) && !is_current(other);
+}
 
+/* Looks at the locks on the key; returns the best of the transaction's own, or NULL. */
+static aipg_lock_entry *look_at_entries(request *wanted) {
+	aipg_lock_entry *own = NULL;
+
+	for (aipg_lock_entry *entry = aipg_lock_table_first(wanted->hash); entry != NULL;
+		 entry = aipg_lock_table_next(entry)) {
 		if (entry->hash != wanted->hash) {
 			continue;
 		}
 		if (entry->owner != me()) {
-			if (conflicts(entry->mode, wanted->mode)) {
+			if (aipg_lock_modes_conflict(entry->mode, wanted->mode)) {
 				note_blocker(wanted, entry->holder, entry->owner, entry->written);
 				wanted->unsettled = wanted->unsettled || entry->on_trial;
 			}
-		} else if (own == NULL || entry->mode > own->mode || (entry->mode == own->mode && is_current(entry))) {
+		} else if (own == NULL || is_better(wanted, entry, own)) {
 			own = entry;
 		}
 	}
@@ -361,7 +167,7 @@ static lock_entry *look_at_entries(request *wanted) {
 }
 
 static attempt_result attempt(request *wanted) {
-	lock_entry *own;
+	aipg_lock_entry *own;
 
 	wanted->blocker = 0;
 	wanted->prepared = false;
@@ -372,8 +178,8 @@ static attempt_result attempt(request *wanted) {
 		return GRANTED;
 	}
 	own = look_at_entries(wanted);
-	if (own != NULL && own->mode >= wanted->mode && (!wanted->write || own->written || is_current(own))) {
-		wanted->lock = (aipg_row_lock){.entry = (uint32)(own - entries) + 1, .previous = own->mode};
+	if (own != NULL && suffices(wanted, own)) {
+		wanted->lock = (aipg_row_lock){.entry = aipg_lock_place_of(own), .previous = own->mode};
 		return GRANTED;
 	}
 	if (wanted->blocker != 0) {
@@ -383,7 +189,7 @@ static attempt_result attempt(request *wanted) {
 		return GRANTED;
 	}
 	if (own != NULL && is_current(own)) {
-		wanted->lock = (aipg_row_lock){.entry = (uint32)(own - entries) + 1, .previous = own->mode};
+		wanted->lock = (aipg_row_lock){.entry = aipg_lock_place_of(own), .previous = own->mode};
 		own->mode = (uint8)wanted->mode;
 		own->on_trial = wanted->on_trial;
 		return GRANTED;
@@ -433,7 +239,7 @@ static void grow_holders(void) {
 }
 
 static holder make_holder(int level, ResourceOwner owner) {
-	holder made = {.serial = pg_atomic_fetch_add_u64(&table->next_holder, 1), .level = level};
+	holder made = {.serial = aipg_lock_table_new_holder(), .level = level};
 	LOCKTAG tag = holder_tag(made.serial);
 
 	grow_holders();
@@ -445,7 +251,7 @@ static void make_current_holder(void) {
 	holder made = make_holder(GetCurrentTransactionNestLevel(), CurTransactionResourceOwner);
 
 	if (holder_count == 0) {
-		escalate_at = capacity() / ESCALATION_PART;
+		escalate_at = aipg_lock_table_capacity() / ESCALATION_PART;
 	}
 	holders[holder_count++] = made;
 }
@@ -466,51 +272,35 @@ static holder *top_holder(void) {
 static uint32 rename_entries(uint32 first, uint64 serial) {
 	uint32 last = 0;
 
-	for (uint32 place = first; place != 0; place = entry_at(place)->next_held) {
-		lock_entry *entry = entry_at(place);
-		LWLock *latch = latch_of(partition_of(entry->hash));
+	for (uint32 place = first; place != 0; place = aipg_lock_entry_at(place)->next_held) {
+		aipg_lock_entry *entry = aipg_lock_entry_at(place);
 
-		LWLockAcquire(latch, LW_EXCLUSIVE);
+		aipg_lock_table_latch(entry->hash);
 		entry->holder = serial;
-		LWLockRelease(latch);
+		aipg_lock_table_unlatch(entry->hash);
 		last = place;
 	}
 	return last;
 }
 
-/* Frees all entries of the holder. */
-static void drop_entries(holder *dropped) {
-	for (uint32 place = dropped->first; place != 0;) {
-		lock_entry *entry = entry_at(place);
-		int partition = partition_of(entry->hash);
+/* Frees the entries from this one on. */
+static void drop_entries(uint32 first) {
+	for (uint32 place = first; place != 0;) {
+		aipg_lock_entry *entry = aipg_lock_entry_at(place);
+		uint64 hash = entry->hash;
 		bool on_trial = entry->on_trial;
 
 		place = entry->next_held;
-		LWLockAcquire(latch_of(partition), LW_EXCLUSIVE);
-		discard(entry);
-		LWLockRelease(latch_of(partition));
+		aipg_lock_table_latch(hash);
+		aipg_lock_table_discard(entry);
+		aipg_lock_table_unlatch(hash);
 		if (on_trial) {
-			settle(partition);
+			aipg_lock_table_settle(hash);
 		}
 	}
-	held -= dropped->count;
-	dropped->first = 0;
-	dropped->count = 0;
 }
 
 /* ---- Escalation ---------------------------------------------------------------------------------------- */
-
-static void lock_all_partitions(void) {
-	for (int i = 0; i < PARTITIONS; i++) {
-		LWLockAcquire(latch_of(i), LW_EXCLUSIVE);
-	}
-}
-
-static void unlock_all_partitions(void) {
-	for (int i = PARTITIONS - 1; i >= 0; i--) {
-		LWLockRelease(latch_of(i));
-	}
-}
 
 /* The table that the transaction has locked the most rows of, by Boyer and Moore's majority vote when it has one. */
 static uint32 largest_table(void) {
@@ -518,8 +308,8 @@ static uint32 largest_table(void) {
 	uint64 votes = 0;
 
 	for (int i = 0; i < holder_count; i++) {
-		for (uint32 place = holders[i].first; place != 0; place = entry_at(place)->next_held) {
-			uint32 index_id = entry_at(place)->index_id;
+		for (uint32 place = holders[i].first; place != 0; place = aipg_lock_entry_at(place)->next_held) {
+			uint32 index_id = aipg_lock_entry_at(place)->index_id;
 
 			if (votes == 0) {
 				candidate = index_id;
@@ -539,35 +329,13 @@ static LockTupleMode strongest_mode(uint32 index_id) {
 	LockTupleMode mode = LockTupleKeyShare;
 
 	for (int i = 0; i < holder_count; i++) {
-		for (uint32 place = holders[i].first; place != 0; place = entry_at(place)->next_held) {
-			if (entry_at(place)->index_id == index_id) {
-				mode = Max(mode, entry_at(place)->mode);
+		for (uint32 place = holders[i].first; place != 0; place = aipg_lock_entry_at(place)->next_held) {
+			if (aipg_lock_entry_at(place)->index_id == index_id) {
+				mode = Max(mode, aipg_lock_entry_at(place)->mode);
 			}
 		}
 	}
 	return mode;
-}
-
-/* Someone else's lock in the table that is in the way of this mode for all rows; 0: nobody's. */
-static uint64 find_in_table(uint32 index_id, LockTupleMode mode) {
-	for (int i = 0; i < table->table_lock_count; i++) {
-		const table_lock *lock = &table->table_locks[i];
-
-		if (lock->index_id == index_id && lock->owner != me() && conflicts(lock->mode, mode)) {
-			return lock->holder;
-		}
-	}
-	for (int i = 0; i < PARTITIONS; i++) {
-		for (uint32 place = 1; place < table->partitions[i].unused; place++) {
-			const lock_entry *entry = entry_in(i, place);
-
-			if (entry->holder != 0 && entry->index_id == index_id && entry->owner != me() &&
-				conflicts(entry->mode, mode)) {
-				return entry->holder;
-			}
-		}
-	}
-	return 0;
 }
 
 /* Frees the transaction's locks on rows of the table. */
@@ -576,11 +344,11 @@ static void drop_rows(uint32 index_id) {
 		uint32 *link = &holders[i].first;
 
 		while (*link != 0) {
-			lock_entry *entry = entry_at(*link);
+			aipg_lock_entry *entry = aipg_lock_entry_at(*link);
 
 			if (entry->index_id == index_id) {
 				*link = entry->next_held;
-				discard(entry);
+				aipg_lock_table_discard(entry);
 				holders[i].count--;
 				held--;
 			} else {
@@ -590,51 +358,27 @@ static void drop_rows(uint32 index_id) {
 	}
 }
 
-static bool set_table_lock(const table_lock *lock) {
-	for (int i = 0; i < table->table_lock_count; i++) {
-		if (table->table_locks[i].holder == lock->holder && table->table_locks[i].index_id == lock->index_id) {
-			table->table_locks[i].mode = Max(table->table_locks[i].mode, lock->mode);
-			return true;
-		}
-	}
-	if (table->table_lock_count == MAX_TABLE_LOCKS) {
-		return false;
-	}
-	table->table_locks[table->table_lock_count++] = *lock;
-	return true;
-}
-
 /*
  * Tries to replace the transaction's row locks in the table that it has most of by one. Returns 0 when that was done,
  * or a holder that is in the way, or UINT64_MAX when there is no room for it. The next try is due at twice as many.
  */
 static uint64 escalate(void) {
-	table_lock lock = {.holder = top_holder()->serial, .owner = me(), .index_id = largest_table()};
+	aipg_table_lock lock = {.holder = top_holder()->serial, .owner = me(), .index_id = largest_table()};
 	uint64 blocker;
 
 	lock.mode = strongest_mode(lock.index_id);
-	lock_all_partitions();
-	blocker = find_in_table(lock.index_id, lock.mode);
-	if (blocker == 0 && !set_table_lock(&lock)) {
+	aipg_lock_table_latch_all();
+	blocker = aipg_lock_table_find(lock.index_id, lock.mode, me());
+	if (blocker == 0 && !aipg_table_lock_set(&lock)) {
 		blocker = UINT64_MAX;
 	}
 	if (blocker == 0) {
 		has_table_locks = true;
 		drop_rows(lock.index_id);
 	}
-	unlock_all_partitions();
-	escalate_at = Max(capacity() / ESCALATION_PART, 2 * held);
+	aipg_lock_table_unlatch_all();
+	escalate_at = Max(aipg_lock_table_capacity() / ESCALATION_PART, 2 * held);
 	return blocker;
-}
-
-static void drop_table_locks(uint64 holder_serial) {
-	lock_all_partitions();
-	for (int i = table->table_lock_count - 1; i >= 0; i--) {
-		if (table->table_locks[i].holder == holder_serial) {
-			table->table_locks[i] = table->table_locks[--table->table_lock_count];
-		}
-	}
-	unlock_all_partitions();
 }
 
 /* ---- Waiting ------------------------------------------------------------------------------------------- */
@@ -687,7 +431,7 @@ static void pg_attribute_noreturn() report_not_available(const request *wanted) 
 
 static void pg_attribute_noreturn() report_full(void) {
 	ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of shared memory for row locks on AiDb tables"),
-					errdetail("There is room for " UINT64_FORMAT " locks.", capacity()),
+					errdetail("There is room for " UINT64_FORMAT " locks.", aipg_lock_table_capacity()),
 					errhint("Change fewer rows in a transaction, or raise \"aidb.memory\" and restart the server.")));
 }
 
@@ -711,12 +455,11 @@ static void make_room(const request *wanted, LockWaitPolicy policy) {
 }
 
 static attempt_result try_once(request *wanted) {
-	LWLock *latch = latch_of(partition_of(wanted->hash));
 	attempt_result result;
 
-	LWLockAcquire(latch, LW_EXCLUSIVE);
+	aipg_lock_table_latch(wanted->hash);
 	result = attempt(wanted);
-	LWLockRelease(latch);
+	aipg_lock_table_unlatch(wanted->hash);
 	return result;
 }
 
@@ -753,7 +496,7 @@ static bool queue_up(const request *wanted, LOCKTAG *tag) {
 
 /* Who is in the way may be so for a moment only. Returns true when that has passed, or may have. */
 static bool await_settled(const request *wanted, bool *listening) {
-	ConditionVariable *settled = &table->partitions[partition_of(wanted->hash)].settled;
+	ConditionVariable *settled = aipg_lock_table_settled(wanted->hash);
 
 	if (!wanted->unsettled) {
 		return false;
@@ -875,22 +618,22 @@ bool aipg_row_lock_await_writers(Oid relation, aidb_slice key) {
 /* Our entries stay where they are, and a byte is read as a whole: no latch is needed to set one. */
 void aipg_row_lock_confirm(const aipg_row_lock *lock) {
 	if (lock->entry != 0) {
-		lock_entry *entry = entry_at(lock->entry);
+		aipg_lock_entry *entry = aipg_lock_entry_at(lock->entry);
 
 		entry->on_trial = false;
-		settle(partition_of(entry->hash));
+		aipg_lock_table_settle(entry->hash);
 	}
 }
 
 void aipg_row_lock_note_write(const aipg_row_lock *lock) {
 	if (lock->entry != 0) {
-		entry_at(lock->entry)->written = true;
+		aipg_lock_entry_at(lock->entry)->written = true;
 		aipg_row_lock_confirm(lock);
 	}
 }
 
-/* The partition is locked. */
-static void take_back(const aipg_row_lock *lock, lock_entry *entry) {
+/* The partition is latched. */
+static void take_back(const aipg_row_lock *lock, aipg_lock_entry *entry) {
 	holder *mine = current_holder();
 
 	if (lock->fresh) {
@@ -898,7 +641,7 @@ static void take_back(const aipg_row_lock *lock, lock_entry *entry) {
 		mine->first = entry->next_held;
 		mine->count--;
 		held--;
-		discard(entry);
+		aipg_lock_table_discard(entry);
 	} else {
 		entry->mode = (uint8)lock->previous;
 		entry->on_trial = false;
@@ -906,17 +649,17 @@ static void take_back(const aipg_row_lock *lock, lock_entry *entry) {
 }
 
 void aipg_row_lock_undo(const aipg_row_lock *lock) {
-	lock_entry *entry = lock->entry == 0 ? NULL : entry_at(lock->entry);
-	int partition;
+	aipg_lock_entry *entry = lock->entry == 0 ? NULL : aipg_lock_entry_at(lock->entry);
+	uint64 hash;
 
 	if (entry == NULL || (!lock->fresh && entry->mode == (uint8)lock->previous)) {
 		return;
 	}
-	partition = partition_of(entry->hash);
-	LWLockAcquire(latch_of(partition), LW_EXCLUSIVE);
+	hash = entry->hash;
+	aipg_lock_table_latch(hash);
 	take_back(lock, entry);
-	LWLockRelease(latch_of(partition));
-	settle(partition);
+	aipg_lock_table_unlatch(hash);
+	aipg_lock_table_settle(hash);
 }
 
 /* ---- Ends of transactions ------------------------------------------------------------------------------ */
@@ -929,7 +672,7 @@ static void hand_over(void) {
 	uint32 last = rename_entries(child->first, parent->serial);
 
 	if (last != 0) {
-		entry_at(last)->next_held = parent->first;
+		aipg_lock_entry_at(last)->next_held = parent->first;
 		parent->first = child->first;
 		parent->count += child->count;
 	}
@@ -952,13 +695,16 @@ void aipg_row_locks_subcommit(int level) {
 
 void aipg_row_locks_subabort(int level) {
 	while (holder_count > 0 && holders[holder_count - 1].level >= level) {
-		drop_entries(&holders[--holder_count]);
+		const holder *ended = &holders[--holder_count];
+
+		drop_entries(ended->first);
+		held -= ended->count;
 	}
 }
 
 void aipg_row_locks_release(void) {
 	if (has_table_locks) {
-		drop_table_locks(holders[0].serial);
+		aipg_table_locks_drop(holders[0].serial);
 	}
 	has_table_locks = false;
 	aipg_row_locks_subabort(0);
@@ -973,51 +719,43 @@ uint64 aipg_row_locks_holder(void) {
 }
 
 void aipg_row_locks_each(void (*each)(void *argument, const aipg_held_lock *lock), void *argument) {
-	aipg_held_lock tables[MAX_TABLE_LOCKS];
+	aipg_held_lock tables[AIPG_MAX_TABLE_LOCKS];
+	const aipg_table_lock *locks;
+	int lock_count;
 	int count = 0;
 
-	for (uint32 place = holder_count == 0 ? 0 : holders[0].first; place != 0; place = entry_at(place)->next_held) {
-		const lock_entry *entry = entry_at(place);
+	for (uint32 place = holder_count == 0 ? 0 : holders[0].first; place != 0;
+		 place = aipg_lock_entry_at(place)->next_held) {
+		const aipg_lock_entry *entry = aipg_lock_entry_at(place);
 		aipg_held_lock lock = {entry->hash, entry->index_id, (LockTupleMode)entry->mode, entry->written, false};
 
 		each(argument, &lock);
 	}
-	LWLockAcquire(latch_of(0), LW_SHARED);
-	for (int i = 0; i < table->table_lock_count; i++) {
-		const table_lock *lock = &table->table_locks[i];
-
-		if (lock->owner == me()) {
-			tables[count++] = (aipg_held_lock){0, lock->index_id, lock->mode, true, true};
+	aipg_lock_table_latch(0);
+	locks = aipg_table_locks(&lock_count);
+	for (int i = 0; i < lock_count; i++) {
+		if (locks[i].owner == me()) {
+			tables[count++] = (aipg_held_lock){0, locks[i].index_id, locks[i].mode, true, true};
 		}
 	}
-	LWLockRelease(latch_of(0));
+	aipg_lock_table_unlatch(0);
 	for (int i = 0; i < count; i++) {
 		each(argument, &tables[i]);
 	}
 }
 
-static void disown_table_locks(void) {
-	lock_all_partitions();
-	for (int i = 0; i < table->table_lock_count; i++) {
-		if (table->table_locks[i].owner == me()) {
-			table->table_locks[i].owner = 0;
-		}
-	}
-	unlock_all_partitions();
-}
-
 void aipg_row_locks_detach(aipg_detached_locks *locks) {
 	*locks =
 		(aipg_detached_locks){.holder = aipg_row_locks_holder(), .first = holder_count == 0 ? 0 : holders[0].first};
-	for (uint32 place = locks->first; place != 0; place = entry_at(place)->next_held) {
-		LWLock *latch = latch_of(partition_of(entry_at(place)->hash));
+	for (uint32 place = locks->first; place != 0; place = aipg_lock_entry_at(place)->next_held) {
+		aipg_lock_entry *entry = aipg_lock_entry_at(place);
 
-		LWLockAcquire(latch, LW_EXCLUSIVE);
-		entry_at(place)->owner = 0;
-		LWLockRelease(latch);
+		aipg_lock_table_latch(entry->hash);
+		entry->owner = 0;
+		aipg_lock_table_unlatch(entry->hash);
 	}
 	if (has_table_locks) {
-		disown_table_locks();
+		aipg_table_locks_disown(locks->holder);
 	}
 	has_table_locks = false;
 	holder_count = 0;
@@ -1026,59 +764,42 @@ void aipg_row_locks_detach(aipg_detached_locks *locks) {
 }
 
 static bool restore_row_lock(aipg_detached_locks *locks, const aipg_held_lock *lock) {
-	int partition = partition_of(lock->hash);
+	aipg_lock_entry entry = {.hash = lock->hash,
+							 .holder = locks->holder,
+							 .next_held = locks->first,
+							 .index_id = lock->index_id,
+							 .mode = (uint8)lock->mode,
+							 .written = lock->written};
 	uint32 place;
 
-	LWLockAcquire(latch_of(partition), LW_EXCLUSIVE);
-	place = allocate(partition);
+	aipg_lock_table_latch(lock->hash);
+	place = aipg_lock_table_add(&entry, false);
+	aipg_lock_table_unlatch(lock->hash);
 	if (place != 0) {
-		*entry_in(partition, place) = (lock_entry){.hash = lock->hash,
-												   .holder = locks->holder,
-												   .next = *bucket_of(lock->hash),
-												   .next_held = locks->first,
-												   .index_id = lock->index_id,
-												   .mode = (uint8)lock->mode,
-												   .written = lock->written};
-		*bucket_of(lock->hash) = place;
-		locks->first = global_place(partition, place);
+		locks->first = place;
 		locks->restored++;
 	}
-	LWLockRelease(latch_of(partition));
 	return place != 0;
 }
 
-/* Holders made from here on have higher numbers: it would wait for a prepared transaction who got the number of its. */
-static void reserve_holder(uint64 serial) {
-	uint64 next = pg_atomic_read_u64(&table->next_holder);
-
-	while (next <= serial && !pg_atomic_compare_exchange_u64(&table->next_holder, &next, serial + 1)) {}
-}
-
 void aipg_row_lock_restore(aipg_detached_locks *locks, const aipg_held_lock *lock) {
-	table_lock whole = {.holder = locks->holder, .index_id = lock->index_id, .mode = lock->mode};
+	aipg_table_lock whole = {.holder = locks->holder, .index_id = lock->index_id, .mode = lock->mode};
 	bool restored;
 
-	reserve_holder(locks->holder);
-	if (!lock->whole_table && locks->restored < capacity() / ESCALATION_PART && restore_row_lock(locks, lock)) {
+	aipg_lock_table_reserve_holder(locks->holder); /* who got its number would wait for it */
+	if (!lock->whole_table && locks->restored < aipg_lock_table_capacity() / ESCALATION_PART &&
+		restore_row_lock(locks, lock)) {
 		return;
 	}
-	lock_all_partitions();
-	restored = set_table_lock(&whole);
-	unlock_all_partitions();
+	aipg_lock_table_latch_all();
+	restored = aipg_table_lock_set(&whole);
+	aipg_lock_table_unlatch_all();
 	if (!restored) {
 		report_full();
 	}
 }
 
 void aipg_row_locks_free(const aipg_detached_locks *locks) {
-	for (uint32 place = locks->first; place != 0;) {
-		lock_entry *entry = entry_at(place);
-		LWLock *latch = latch_of(partition_of(entry->hash));
-
-		place = entry->next_held;
-		LWLockAcquire(latch, LW_EXCLUSIVE);
-		discard(entry);
-		LWLockRelease(latch);
-	}
-	drop_table_locks(locks->holder);
+	drop_entries(locks->first);
+	aipg_table_locks_drop(locks->holder);
 }

@@ -21,10 +21,6 @@
 #include "aidb.h"
 #include "nodes/lockoptions.h"
 
-/* From the shared memory hooks. */
-extern void aipg_row_lock_shmem_request(void);
-extern void aipg_row_lock_shmem_startup(void);
-
 /* What a request has changed, so that it can be taken back before the next one. */
 typedef struct aipg_row_lock {
 	uint32 entry;           /* 0: all rows of the table are locked already */
@@ -98,8 +94,5 @@ extern void aipg_row_locks_detach(aipg_detached_locks *locks);
  */
 extern void aipg_row_lock_restore(aipg_detached_locks *locks, const aipg_held_lock *lock);
 extern void aipg_row_locks_free(const aipg_detached_locks *locks);
-
-/* Locks held now by all; for statistics. */
-extern uint64 aipg_row_locks_count(void);
 
 #endif

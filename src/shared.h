@@ -21,6 +21,7 @@ typedef struct aipg_shared {
 	pg_atomic_uint64 required_lsn;
 	/* Asynchronous commits that may be visible already while required_lsn does not cover them yet. */
 	pg_atomic_uint32 asynchronous_commits;
+	pg_atomic_uint32 has_our_past;                    /* 1: aipg_lineage_check has passed */
 	pg_atomic_uint32 worker_process[AIDB_WORK_KINDS]; /* process number + 1 of the worker for each kind */
 	slock_t ended_lock;                               /* to add an entry */
 	pg_atomic_uint64 ended_count;                     /* ended[i % ended_size] holds the i-th */
@@ -35,8 +36,8 @@ extern aipg_shared *aipg_shared_memory;
 extern void aipg_store_shmem_request(void);
 extern void aipg_store_shmem_startup(void);
 
-/* True when the store has been opened, by whomever; attaches this process to it. A store that cannot be opened must not
- * stop statements that do not need it. */
+/* True when the store has been opened and found to be this server's, by whomever; attaches this process to it. A store that
+ * cannot be opened must not stop statements that do not need it. */
 extern bool aipg_store_is_ready(void);
 /* The store's directory, written into `path` and returned. */
 extern const char *aipg_store_path(char path[MAXPGPATH]);

@@ -8,6 +8,7 @@
 #include "access/xlog.h"
 #include "catalog.h"
 #include "host.h"
+#include "lineage.h"
 #include "miscadmin.h"
 #include "settings.h"
 #include "shared.h"
@@ -53,6 +54,7 @@ static void init_shared(aipg_shared *shared) {
 	memset(shared, 0, shared_bytes());
 	pg_atomic_init_u64(&shared->required_lsn, 0);
 	pg_atomic_init_u32(&shared->asynchronous_commits, 0);
+	pg_atomic_init_u32(&shared->has_our_past, 0);
 	for (int kind = 0; kind < AIDB_WORK_KINDS; kind++) {
 		pg_atomic_init_u32(&shared->worker_process[kind], 0);
 	}
@@ -127,10 +129,14 @@ static void attach(void) {
 	on_shmem_exit(leave, (Datum)0);
 }
 
+static bool is_usable(void) {
+	return store != NULL && aidb_is_started(store) && pg_atomic_read_u32(&aipg_shared_memory->has_our_past) != 0;
+}
+
 aidb_db *aipg_store(void) {
 	aidb_status rc;
 
-	if (store != NULL && aidb_is_started(store)) {
+	if (is_usable()) {
 		return store;
 	}
 	if (RecoveryInProgress()) {
@@ -148,6 +154,8 @@ aidb_db *aipg_store(void) {
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not open the AiDb store");
 	}
+	aipg_lineage_check(store);
+	pg_atomic_write_u32(&aipg_shared_memory->has_our_past, 1);
 	return store;
 }
 
@@ -158,7 +166,7 @@ bool aipg_store_is_ready(void) {
 	if (store == NULL) {
 		attach();
 	}
-	return aidb_is_started(store);
+	return is_usable();
 }
 
 aidb_db *aipg_store_if_attached(void) {

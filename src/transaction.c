@@ -4,6 +4,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "commands/async.h"
 #include "durable_id.h"
 #include "guard.h"
 #include "host.h"
@@ -214,23 +215,56 @@ static bool is_asynchronous(void) {
 	return synchronous_commit == SYNCHRONOUS_COMMIT_OFF;
 }
 
-/* A transaction that has logged nothing commits asynchronously, as far as PostgreSQL is concerned. */
-static void force_flush(void) {
-	if (XactLastRecEnd == InvalidXLogRecPtr && !is_asynchronous()) {
-		ForceSyncCommit();
+/*
+ * Whether the transaction has called NOTIFY, by whatever means. Then PostgreSQL gives it an id after PRE_COMMIT, and tells
+ * listeners once that has committed, when a plain commit of ours would be yet to come. Nobody but what refuses PREPARE
+ * TRANSACTION for it says so.
+ */
+static bool has_notifications(void) {
+	MemoryContext context = CurrentMemoryContext;
+	uint32 held = InterruptHoldoffCount;
+	volatile bool has = false;
+
+	PG_TRY();
+	{ AtPrepare_Notify(); }
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		InterruptHoldoffCount = held; /* raising an error set it to zero */
+		has = true;
 	}
+	PG_END_TRY();
+	return has;
+}
+
+static bool is_mixed(void) {
+	return TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || has_notifications() ||
+		   !fits_one_batch();
 }
 
 static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
 	aipg_predicate_before_prepare(current.writes);
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || !fits_one_batch()) {
+	if (is_mixed()) {
 		aipg_durable_id_require(U64FromFullTransactionId(GetTopFullTransactionId()));
 		prepare_mixed(true);
+		if (!is_asynchronous()) {
+			ForceSyncCommit(); /* PostgreSQL would not wait for its log when it has nothing else to log than the commit */
+		}
 		aipg_predicate_after_prepare(current.writes);
-		force_flush();
 	} else {
 		reserve_plain();
+	}
+}
+
+/*
+ * What PostgreSQL makes durable must not survive a crash without what it may have followed: asynchronous commits of ours that
+ * were seen. When our log has failed they are lost, but that is no reason to stop transactions that do not need it.
+ */
+static void sync_what_was_seen(void) {
+	if (aipg_store_is_ready()) {
+		(void)aidb_sync_visible(aipg_store_if_attached());
 	}
 }
 
@@ -242,6 +276,8 @@ static void pre_commit(void) {
 	}
 	if (current.writes != NULL && !aipg_write_set_is_empty(current.writes)) {
 		commit_writes();
+	} else if (!is_asynchronous() && TransactionIdIsValid(GetTopTransactionIdIfAny())) {
+		sync_what_was_seen();
 	}
 	current.closed = true;
 }
@@ -291,6 +327,7 @@ static void forget(void) {
 }
 
 static void commit(void) {
+	aipg_predicate_committed();
 	note_end();
 	stop_counting();
 	if (current.stage == RESERVED) {
@@ -336,6 +373,7 @@ static void pre_prepare(void) {
 		}
 	} else if (TransactionIdIsValid(GetTopTransactionIdIfAny()) && aipg_store_is_ready()) {
 		aipg_prepared_reserve(U64FromFullTransactionId(GetTopFullTransactionId())); /* for its end to be noted */
+		sync_what_was_seen();
 	}
 	current.closed = true;
 }

@@ -6,10 +6,11 @@
  *
  *   plain   (no transaction id): reserves memory and log. The COMMIT event appends one record, syncs, publishes; an I/O error
  *           there is a PANIC, since the transaction can no longer be undone.
- *   mixed   (it has a transaction id, because it also wrote heap tables, or its writes are too many for one record): writes them
- *           as prepared, tagged with the transaction id. A small batch is also logged in PostgreSQL's log, whose flush at
- *           the commit makes both halves durable; otherwise AiDb's log is synced here. From then on PostgreSQL decides: the
- *           versions are visible when its snapshot says so. The COMMIT event only notes the end.
+ *   mixed   (it has a transaction id, because it also wrote heap tables, or gets one, because its writes are too many for one
+ *           record or because it notifies listeners): writes them as prepared, tagged with the transaction id. A small batch
+ *           is also logged in PostgreSQL's log, whose flush at the commit makes both halves durable; otherwise AiDb's log is
+ *           synced here. From then on PostgreSQL decides: the versions are visible when its snapshot says so. The COMMIT
+ *           event only notes the end.
  */
 #ifndef AIPG_TRANSACTION_H
 #define AIPG_TRANSACTION_H

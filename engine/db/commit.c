@@ -446,11 +446,10 @@ static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 	return AIDB_OK;
 }
 
-/* Before anybody can see what was written lazily: a carried batch may build on it, and must wait for it to be durable. */
-static void note_lazy(lsm_log *log, uint64_t end) {
-	uint64_t current = atomic_load(&log->lazy_end);
+static void note_unsynced(lsm_commits *commits, uint64_t end) {
+	uint64_t noted = atomic_load(&commits->unsynced_end);
 
-	while (current < end && !atomic_compare_exchange_weak(&log->lazy_end, &current, end)) {}
+	while (noted < end && !atomic_compare_exchange_weak(&commits->unsynced_end, &noted, end)) {}
 }
 
 /* Waits until the log holds the record as it is to be held, and says that the sequence may become visible. */
@@ -466,9 +465,9 @@ static aidb_status make_durable(aidb_db *db, aidb_durability durability, const t
 		return lsm_log_wait(db, mine->end, AIDB_SYNC);
 	}
 	if (durability == AIDB_CARRIED) {
-		rc = lsm_log_wait(db, atomic_load(&db->shared->log.lazy_end), AIDB_SYNC);
+		rc = lsm_log_wait(db, atomic_load(&commits->unsynced_end), AIDB_SYNC);
 	} else {
-		note_lazy(&db->shared->log, mine->end);
+		note_unsynced(commits, mine->end); /* before anybody can see it */
 	}
 	if (rc == AIDB_OK && durability == AIDB_WRITE) {
 		rc = lsm_log_wait(db, mine->end, AIDB_WRITE);
@@ -678,4 +677,8 @@ aidb_status aidb_sync(aidb_db *db) {
 
 aidb_status aidb_sync_to(aidb_db *db, uint64_t position) {
 	return lsm_log_wait(db, position, AIDB_SYNC);
+}
+
+aidb_status aidb_sync_visible(aidb_db *db) {
+	return lsm_log_wait(db, atomic_load(&db->shared->commits.unsynced_end), AIDB_SYNC);
 }

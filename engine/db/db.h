@@ -39,6 +39,8 @@ typedef struct lsm_commits {
 	uint64_t log_reserved;   /* bytes promised to reservations that have no position yet */
 
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t visible; /* every commit up to here is done */
+	_Atomic uint64_t
+		unsynced_end; /* in the log, of the newest commit that has not waited for its sync, and is not carried by another log */
 	lsm_event published;
 	lsm_ref slots;
 	uint32_t slot_count; /* a power of two, at least twice the members */

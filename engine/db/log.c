@@ -439,7 +439,6 @@ void lsm_log_reset(aidb_db *db, uint64_t position, aidb_sequence sequence) {
 
 	atomic_store(&log->written, position);
 	atomic_store(&log->synced, position);
-	atomic_store(&log->lazy_end, 0);
 	log->copied_sequence = sequence;
 	log->copied_position = position;
 }

@@ -45,9 +45,8 @@ typedef struct lsm_log {
 
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t written; /* handed to the operating system up to here */
 	_Atomic uint64_t synced;                           /* durable up to here */
-	_Atomic uint64_t lazy_end; /* what may be visible and not durable ends here, but for carried batches */
-	lsm_event progress;        /* signalled when `written` or `synced` moved, or the log failed */
-	_Atomic uint32_t failed;   /* errno of a failed write or sync: the log takes nothing more */
+	lsm_event progress;      /* signalled when `written` or `synced` moved, or the log failed */
+	_Atomic uint32_t failed; /* errno of a failed write or sync: the log takes nothing more */
 
 	lsm_latch sync_latch;     /* who syncs; taken before the write latch */
 	lsm_latch write_latch;    /* who writes; protects the next two */

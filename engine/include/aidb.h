@@ -411,6 +411,8 @@ AIDB_PUBLIC void aidb_write_cancel(aidb_db *db, aidb_reservation *reservation);
 AIDB_PUBLIC aidb_status aidb_sync(aidb_db *db);
 /* The same up to a position that a call has handed out. */
 AIDB_PUBLIC aidb_status aidb_sync_to(aidb_db *db, uint64_t position);
+/* The same for what can be seen already, without waiting for commits that are under way. Free when all of it was synced. */
+AIDB_PUBLIC aidb_status aidb_sync_visible(aidb_db *db);
 
 /* ---- Carried batches ----------------------------------------------------------------------------------- */
 

@@ -98,6 +98,12 @@ sub processes {
 	return map { m|/proc/(\d+)/| } grep { (readlink($_) // '') eq $data } glob '/proc/[0-9]*/cwd';
 }
 
+# Whether it runs under a sanitizer, which keeps freed memory for some time.
+sub is_sanitized {
+	my ($self) = @_;
+	return slurp_file("/proc/$self->{_pid}/maps") =~ m|/lib[a-z]*san\.|;
+}
+
 # Waits until a process has ended.
 sub wait_gone {
 	my ($pid) = @_;

@@ -50,10 +50,20 @@ sub connect_until {
 # Runs SQL, a single message; what it printed is then in {output}.
 sub run {
 	my ($self, $sql) = @_;
+	return $self->start($sql) ? $self->read_end : undef;
+}
+
+# The same in two halves: read_end waits for the end of what was started.
+sub start {
+	my ($self, $sql) = @_;
 	local $SIG{PIPE} = 'IGNORE';
 	$self->{output} = '';
-	print { $self->{in} } "$sql;\n\\echo <end> :SQLSTATE\n" or return $self->lose;
-	return $self->read_end;
+	return print({ $self->{in} } "$sql;\n\\echo <end> :SQLSTATE\n") || $self->lose;
+}
+
+sub is_running {
+	my ($self) = @_;
+	return !IO::Select->new($self->{out})->can_read(0);
 }
 
 sub read_end {

@@ -7,6 +7,7 @@
 # another writer contends for the same rows and notes what was acknowledged to it.
 use strict;
 use warnings;
+use AidbJournal;
 use AidbNode;
 use AidbSession;
 use PostgreSQL::Test::Utils;
@@ -110,13 +111,6 @@ sub transact {
 my @others;
 my $stop_file = "$PostgreSQL::Test::Utils::tmp_check/stop";
 
-sub append {
-	my ($file, $line) = @_;
-	open my $out, '>>', $file or die "$file: $!";
-	syswrite $out, "$line\n";
-	return;
-}
-
 # Runs code with a session, again and again, reconnecting after every crash, until told to stop.
 sub repeat {
 	my ($code) = @_;
@@ -192,13 +186,6 @@ our $test_pid = $$;
 in_background($_) for \&read_statement, \&read_transaction, \&write_on;
 
 # ---- What must hold after a restart ------------------------------------------------------------------------------
-
-sub lines_of {
-	my ($file) = @_;
-	open my $in, '<', $file or return;
-	chomp(my @lines = <$in>);
-	return @lines;
-}
 
 # What is wrong now. First some heap transactions come and go, which may get the ids of those that died.
 sub faults_found {

@@ -7,6 +7,7 @@
 # with or without the one that was under way.
 use strict;
 use warnings;
+use AidbJournal;
 use AidbNode;
 use AidbSession;
 use Digest::MD5 qw(md5_hex);
@@ -45,20 +46,6 @@ CREATE TABLE heap_ledger (writer int, number int, source int, target int, amount
 INSERT INTO heap_account SELECT i, 1000 FROM generate_series(1, $accounts) i;
 INSERT INTO account SELECT i, 1000 FROM generate_series(1, $accounts) i;
 SQL
-
-sub append {
-	my ($file, $line) = @_;
-	open my $out, '>>', $file or die "$file: $!";
-	syswrite $out, "$line\n";
-	return;
-}
-
-sub lines_of {
-	my ($file) = @_;
-	open my $in, '<', $file or return;
-	chomp(my @lines = <$in>);
-	return @lines;
-}
 
 # ---- Writers and readers, one process each; they end when the connection is lost ---------------------------------
 

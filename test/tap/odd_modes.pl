@@ -3,6 +3,7 @@
 # there each time, and nothing that was not asked for.
 use strict;
 use warnings;
+use AidbJournal;
 use AidbNode;
 use AidbSession;
 use PostgreSQL::Test::Utils;
@@ -101,20 +102,6 @@ END {
 }
 
 sub journal { return "$folder/journal$_[0]" }
-
-sub append {
-	my ($file, $line) = @_;
-	open my $out, '>>', $file or die "$file: $!";
-	syswrite $out, "$line\n";
-	return;
-}
-
-sub lines_of {
-	my ($file) = @_;
-	open my $in, '<', $file or return;
-	chomp(my @lines = <$in>);
-	return @lines;
-}
 
 # Commits until the connection is lost or the file "stop" is there; notes what is tried and what is acknowledged. Every
 # other transaction is mixed.

@@ -2,6 +2,7 @@
 # with another in snapshot isolation (write skew): the sum of two accounts is not negative, wherever they are stored and however
 # they are read; at most one row is in a range; at most one row of a key space is. Many commits rest between their checks and
 # their writes, and many transactions between their first snapshot and what they do, so that others write in the meantime.
+# Before that, a commit rests when it can be seen already.
 use strict;
 use warnings;
 use AidbNode;
@@ -35,6 +36,38 @@ INSERT INTO heap_side SELECT i, 50 FROM generate_series(1, $pairs) i;
 INSERT INTO aidb_side SELECT i, 50 FROM generate_series(1, $pairs) i;
 SELECT aidb.put('lonely', 'none', 'yet'), aidb.delete('lonely', 'none');
 SQL
+
+# ---- A reader between two commits ----------------------------------------------------------------------------
+
+# One has read that there is no row 2 and changes row 1; another inserts row 2 and is seen first. A reader who sees that row, but
+# not the change, closes the circle. PostgreSQL takes for first who is first done with the end of its transaction, so what a
+# commit does after it can be seen must not come in between. Undefined when the inserting commit did not rest for long enough.
+sub read_between_commits {
+	my ($first, $second, $reader) = map { AidbSession->connect($node) // die 'cannot connect' } 1 .. 3;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	$node->safe_psql('postgres', "DELETE FROM chain; INSERT INTO chain VALUES (1, 'old')");
+	$second->run("SET aidb.fault_point = 'commit_mixed_begin=pause'");
+	$first->rows('BEGIN');
+	$first->rows('SELECT * FROM chain WHERE id = 2');
+	$first->rows("UPDATE chain SET value = 'new' WHERE id = 1");
+	$second->start("INSERT INTO chain VALUES (2, 'seen')");
+	until ($reader->rows('SELECT * FROM chain WHERE id = 2')) {
+		die 'the row does not come' if time > $deadline;
+	}
+	$reader->rows('BEGIN');
+	my @seen = $reader->rows('SELECT * FROM chain WHERE id = 2');
+	my $change = $first->run('COMMIT');
+	my $rested = $second->is_running;
+	my $insert = $second->read_end;
+	my $read = $reader->run('SELECT * FROM chain WHERE id = 1');
+	return $rested ? "$insert $change @seen $read" : undef;
+}
+
+$node->safe_psql('postgres', 'CREATE FOREIGN TABLE chain (id int PRIMARY KEY, value text) SERVER aidb');
+my $between;
+my $chain_deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+until (defined($between = read_between_commits()) || time > $chain_deadline) { }
+is($between, '00000 00000 2|seen 40001', 'who is seen first has committed first');
 
 # ---- Transactions --------------------------------------------------------------------------------------------
 

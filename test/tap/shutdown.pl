@@ -91,6 +91,14 @@ $node->safe_psql('postgres', 'DELETE FROM item WHERE k = 1001');
 	like($error, qr/HINT:  Connect to the primary server/, 'with a hint');
 	like($standby->safe_psql('postgres', 'SELECT status FROM aidb.health()'), qr/^unavailable/, 'health says so, too');
 	is($standby->safe_psql('postgres', 'SELECT count(*) > 0 FROM heap'), 't', 'the standby goes on');
+	$standby->promote;
+	$error = error_of($standby, 'SELECT * FROM item');
+	like($error, qr/ERROR:  55000: the AiDb store does not have the past of this server/, 'promoted, it refuses them as well');
+	is($standby->safe_psql('postgres', 'INSERT INTO heap VALUES (2001); SELECT count(*) FROM heap WHERE k > 1999'), '2',
+		'and goes on');
+	$standby->restart;
+	$error = error_of($standby, 'SELECT * FROM item');
+	like($error, qr/HINT:  Go back to the server that was the primary/, 'with a hint');
 	$standby->stop;
 	$node->safe_psql('postgres', 'DELETE FROM heap WHERE k = 2000');
 }

@@ -12,6 +12,7 @@
 # Environment: AIDB_SEED; AIDB_TPCB_ROUNDS (4).
 use strict;
 use warnings;
+use AidbJournal;
 use AidbNode;
 use AidbSession;
 use IPC::Run;
@@ -53,20 +54,6 @@ log_statement = none
 log_min_messages = log
 log_min_error_statement = panic
 CONF
-
-sub append {
-	my ($file, $line) = @_;
-	open my $out, '>>', $file or die "$file: $!";
-	syswrite $out, "$line\n";
-	return;
-}
-
-sub lines_of {
-	my ($file) = @_;
-	open my $in, '<', $file or return;
-	chomp(my @lines = <$in>);
-	return @lines;
-}
 
 sub count_lines { return scalar(my @lines = lines_of($_[0])) }
 

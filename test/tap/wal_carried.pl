@@ -24,7 +24,6 @@ sub launch {
 	my ($name) = @_;
 	my $node = AidbNode->launch($name, memory => '16MB', conf => <<'CONF');
 shared_buffers = 4MB
-wal_level = replica
 log_statement = none
 log_min_error_statement = panic
 CONF
@@ -33,7 +32,6 @@ CREATE TABLE heap_row (id int PRIMARY KEY);
 CREATE TABLE heap_counter (value int);
 CREATE FOREIGN TABLE aidb_row (id int PRIMARY KEY) SERVER aidb;
 CREATE FOREIGN TABLE counter (id int PRIMARY KEY, value int) SERVER aidb;
-CREATE FOREIGN TABLE filler (id int PRIMARY KEY, value text) SERVER aidb;
 INSERT INTO heap_counter VALUES (0);
 INSERT INTO counter VALUES (1, 0);
 SQL
@@ -233,44 +231,6 @@ for my $point (qw(redo_added redo_closed redo_selected redo_ready redo_begun red
 	die_at($point, $point eq 'redo_removed' ? 1 : 2);
 	$node->start;
 	is_whole('after which all is there');
-}
-
-# ---- Other ends of recovery --------------------------------------------------------------------------------------
-
-sub signal_file {
-	my ($name) = @_;
-	append_to_file($node->data_dir . "/$name.signal", '');
-	return;
-}
-
-$node->append_conf('postgresql.conf', "restore_command = 'false'");
-
-crash_with_lost_log();
-signal_file('recovery');
-$node->start;
-$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()');
-is_whole('a crashed server recovers from an archive: all is there');
-
-# Made a standby, and promoted: no checkpoint ends that, so the next recovery meets the same records again. An aborted
-# transaction that AiDb's log alone had makes their positions lie far behind those of the same batches as they are written again.
-{
-	my $session = AidbSession->connect_until($node);
-	stop_logger($session);
-	$session->rows("SET aidb.fault_point = 'precommit_carry=error'");
-	is($session->transaction('UPDATE heap_counter SET value = value', "INSERT INTO filler VALUES (1, repeat('x', 60000))"),
-		'XX000', 'a large transaction fails');
-	$session->rows('RESET aidb.fault_point');
-	commit_some($session, 20);
-	$node->crash;
-	signal_file('standby');
-	$node->start;
-	$node->promote;
-	$session = AidbSession->connect_until($node);
-	stop_logger($session);
-	commit_some($session, 5);
-	$node->crash;
-	$node->start;
-	is_whole('a crashed server becomes a standby, is promoted, and crashes: all is there, as the last has left it');
 }
 
 # ---- Damage ------------------------------------------------------------------------------------------------------

@@ -591,6 +591,24 @@ static void writers_alone_keep_the_store_in_shape(void **state) {
 	store_destroy(&store);
 }
 
+static void what_was_seen_is_synced_once(void **state) {
+	test_store store;
+	uint64_t syncs;
+
+	(void)state;
+	open_small(&store);
+	assert_ok(put_bytes(store.db, "lazy", 100, AIDB_LAZY));
+	assert_ok(put_bytes(store.db, "written", 100, AIDB_WRITE));
+	syncs = stats_of(store.db).log_syncs;
+	assert_ok(aidb_sync_visible(store.db));
+	assert_int_equal(stats_of(store.db).log_syncs, syncs + 1);
+	assert_ok(aidb_sync_visible(store.db));
+	assert_ok(put_bytes(store.db, "synced", 100, AIDB_SYNC));
+	assert_ok(aidb_sync_visible(store.db));
+	assert_int_equal(stats_of(store.db).log_syncs, syncs + 2);
+	store_destroy(&store);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(synced_commits_share_their_syncs),
@@ -609,6 +627,7 @@ int main(void) {
 		cmocka_unit_test(full_disk_at_the_flush_stops_writes_until_there_is_space),
 		cmocka_unit_test(wait_for_room_can_be_interrupted),
 		cmocka_unit_test(writers_alone_keep_the_store_in_shape),
+		cmocka_unit_test(what_was_seen_is_synced_once),
 	};
 
 	return cmocka_run_group_tests_name("commit", tests, NULL, NULL);
