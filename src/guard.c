@@ -12,6 +12,7 @@
 
 typedef struct guard {
 	pg_atomic_uint32 up;
+	pg_atomic_uint32 used;   /* a record has been inserted since the last sync */
 	pg_atomic_uint32 inside; /* processes that may have found it up and have not inserted their record yet */
 } guard;
 
@@ -30,6 +31,7 @@ void aipg_guard_shmem_startup(void) {
 	shared = ShmemInitStruct("aidb guard", sizeof(*shared), &found);
 	if (!found) {
 		pg_atomic_init_u32(&shared->up, 0);
+		pg_atomic_init_u32(&shared->used, 0);
 		pg_atomic_init_u32(&shared->inside, 0);
 	}
 }
@@ -51,6 +53,7 @@ bool aipg_guard_carry(const aidb_carried *carried) {
 	if (aipg_guard_is_up()) {
 		up = true;
 		aipg_wal_carry(carried);
+		pg_atomic_write_u32(&shared->used, 1);
 	}
 	pg_atomic_fetch_sub_u32(&shared->inside, 1);
 	return up;
@@ -70,6 +73,12 @@ static void take_down(aidb_db *db) {
 	if (aidb_sync(db) != AIDB_OK) {
 		ereport(PANIC,
 				(errcode(ERRCODE_IO_ERROR), errmsg("could not sync AiDb's log"), errdetail("%s.", aidb_last_error())));
+	}
+	if (pg_atomic_exchange_u32(&shared->used, 0) != 0) {
+		aidb_carried synced;
+
+		aidb_carry_synced(db, &synced);
+		aipg_wal_carry(&synced); /* recovery need not keep what stands before */
 	}
 	aipg_fault_point("guard_synced");
 }

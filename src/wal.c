@@ -36,7 +36,9 @@ void aipg_wal_carry(const aidb_carried *carried) {
 	START_CRIT_SECTION(); /* who holds the guard must not be left by an error */
 	XLogBeginInsert();
 	XLogRegisterData((char *)carried->head, AIDB_CARRIED_HEAD_BYTES);
-	XLogRegisterData((char *)carried->operations.data, (int)carried->operations.size);
+	if (carried->operations.size > 0) {
+		XLogRegisterData((char *)carried->operations.data, (int)carried->operations.size);
+	}
 	XLogInsert(RESOURCE_MANAGER, RECORD_CARRY);
 	END_CRIT_SECTION();
 }
@@ -87,21 +89,8 @@ static aidb_redo *collection(void) {
 	return collected;
 }
 
-/* After what is here comes what is in the archive, and the end of recovery may be far: what there is must be durable now. */
-static void settle(void) {
-	if (ArchiveRecoveryRequested) {
-		check(aidb_redo_sync(collection()));
-	}
-}
-
 static void collect(XLogReaderState *record) {
 	check(aidb_redo_add(collection(), (aidb_slice){XLogRecGetData(record), XLogRecGetDataLen(record)}));
-	settle();
-}
-
-static void start_anew(void) {
-	check(aidb_redo_discard(collection()));
-	settle();
 }
 
 static void redo(XLogReaderState *record) {
@@ -110,13 +99,13 @@ static void redo(XLogReaderState *record) {
 		redo_reservation(record);
 		break;
 	case RECORD_CARRY:
-		if (!InArchiveRecovery) {
+		if (!ArchiveRecoveryRequested) {
 			collect(record);
 		}
 		break;
 	case RECORD_START:
-		if (!InArchiveRecovery) {
-			start_anew();
+		if (!ArchiveRecoveryRequested) {
+			aidb_redo_discard(collection());
 		}
 		break;
 	default:

@@ -574,10 +574,18 @@ aidb_status aidb_write_carried(aidb_db *db, aidb_tag tag, aidb_batch *batch, aid
 		carried->operations = (aidb_slice){batch->operations.data, batch->operations.size};
 		lsm_carried_head_write(carried->head, &(lsm_carried_head){.store_id = db->shared->log.geometry.store_id,
 																  .log_end = mine.end,
+																  .synced = atomic_load(&db->shared->log.synced),
 																  .tag = tag,
 																  .count = batch->count});
 	}
 	return rc;
+}
+
+void aidb_carry_synced(const aidb_db *db, aidb_carried *carried) {
+	*carried = (aidb_carried){.log_end = atomic_load(&db->shared->log.synced)};
+	lsm_carried_head_write(carried->head, &(lsm_carried_head){.store_id = db->shared->log.geometry.store_id,
+															  .log_end = carried->log_end,
+															  .synced = carried->log_end});
 }
 
 aidb_status lsm_write_prepared(aidb_db *db, aidb_tag tag, aidb_batch *batch) {

@@ -14,6 +14,7 @@
 
 #define ENTRY_HEADER_BYTES 12u
 #define WINDOW_BYTES (1u << 20)
+#define PRUNE_COUNT 1024
 #define MAX_RECORD_BYTES (1u << 28) /* the size of a longer one is damage */
 
 /* ---- Records ------------------------------------------------------------------------------------------- */
@@ -21,8 +22,9 @@
 void lsm_carried_head_write(uint8_t to[AIDB_CARRIED_HEAD_BYTES], const lsm_carried_head *head) {
 	lsm_put_u64(to, head->store_id);
 	lsm_put_u64(to + 8, head->log_end);
-	lsm_put_u64(to + 16, head->tag);
-	lsm_put_u32(to + 24, head->count);
+	lsm_put_u64(to + 16, head->synced);
+	lsm_put_u64(to + 24, head->tag);
+	lsm_put_u32(to + 32, head->count);
 }
 
 /* The head, and the operations as a batch, which borrows the record's bytes. False when malformed. */
@@ -32,9 +34,10 @@ static bool parse_record(aidb_slice record, lsm_carried_head *head, aidb_batch *
 
 	head->store_id = lsm_read_u64(&reader);
 	head->log_end = lsm_read_u64(&reader);
+	head->synced = lsm_read_u64(&reader);
 	head->tag = lsm_read_u64(&reader);
 	head->count = lsm_read_u32(&reader);
-	if (reader.failed || head->tag == 0 || record.size > MAX_RECORD_BYTES) {
+	if (reader.failed || (head->tag == 0 && head->count > 0) || record.size > MAX_RECORD_BYTES) {
 		return false;
 	}
 	*batch = (aidb_batch){
@@ -147,152 +150,7 @@ static void close_reader(redo_reader *reader) {
 	aidb_buffer_free(&reader->window);
 }
 
-/* ---- Adding -------------------------------------------------------------------------------------------- */
-
-struct aidb_redo {
-	const aidb_host *host;
-	char *directory;
-	redo_path path;
-	int file;
-	uint64_t offset;
-	aidb_buffer entry;
-};
-
-static void step(const aidb_host *host, const char *name) {
-	if (host->fault_point != NULL) {
-		host->fault_point(host->context, name);
-	}
-}
-
-/* An entry of an empty record is an end mark. */
-static aidb_status append_entry(aidb_redo *redo, aidb_slice record) {
-	uint8_t header[ENTRY_HEADER_BYTES];
-	aidb_status rc;
-	int error;
-
-	lsm_put_u32(header + 8, (uint32_t)record.size);
-	rc = lsm_buffer_set(&redo->entry, header, sizeof(header));
-	if (rc == AIDB_OK) {
-		rc = lsm_buffer_append(&redo->entry, record.data, record.size);
-	}
-	if (rc != AIDB_OK) {
-		return rc;
-	}
-	lsm_put_u64((uint8_t *)redo->entry.data, lsm_hash64(redo->entry.data + 8, redo->entry.size - 8, redo->offset));
-	error = redo->host->file_write(redo->host->context, redo->file, redo->entry.data, redo->entry.size, redo->offset);
-	if (error != 0) {
-		return lsm_fail_errno(error, "write", redo->path.text);
-	}
-	redo->offset += redo->entry.size;
-	return AIDB_OK;
-}
-
-static void release(aidb_redo *redo) {
-	if (redo->file >= 0) {
-		redo->host->file_close(redo->host->context, redo->file);
-	}
-	aidb_buffer_free(&redo->entry);
-	free(redo->directory);
-	free(redo);
-}
-
-aidb_status aidb_redo_sync(aidb_redo *redo) {
-	const aidb_host *host = redo->host;
-	aidb_status rc = append_entry(redo, (aidb_slice){"", 0});
-	int error = 0;
-
-	if (rc == AIDB_OK) {
-		error = host->file_sync(host->context, redo->file);
-	}
-	if (error == 0) {
-		error = host->directory_sync(host->context, redo->directory);
-	}
-	return error == 0 ? rc : lsm_fail_errno(error, "sync", redo->path.text);
-}
-
-/* Where the whole entries of a file end. */
-static aidb_status find_end(const aidb_host *host, const redo_path *path, uint64_t *end) {
-	entry_kind kind = ENTRY_RECORD;
-	redo_reader reader;
-	aidb_slice record;
-	aidb_status rc = open_reader(host, path, &reader);
-
-	while (rc == AIDB_OK && kind != ENTRY_NONE) {
-		rc = read_entry(&reader, &kind, &record);
-	}
-	*end = reader.offset;
-	close_reader(&reader);
-	return rc == AIDB_NOT_FOUND ? AIDB_OK : rc;
-}
-
-/* A file of this name whose entries up to `end` stay. */
-static aidb_status open_writer(const aidb_host *host, const char *directory, const char *name, uint64_t end,
-							   aidb_redo **redo) {
-	aidb_redo *writer = calloc(1, sizeof(*writer));
-	int error;
-
-	if (writer == NULL) {
-		return lsm_fail(AIDB_NO_MEMORY, "out of memory: could not write carried batches");
-	}
-	*writer = (aidb_redo){
-		.host = host, .directory = strdup(directory), .path = path_of(directory, name), .file = -1, .offset = end};
-	error = writer->directory == NULL
-				? ENOMEM
-				: host->file_open(host->context, writer->path.text, AIDB_FILE_READ | AIDB_FILE_WRITE | AIDB_FILE_CREATE,
-								  &writer->file);
-	if (error == 0) {
-		error = host->file_truncate(host->context, writer->file, end);
-	}
-	if (error != 0) {
-		release(writer);
-		return lsm_fail_errno(error, "make", path_of(directory, name).text);
-	}
-	*redo = writer;
-	return AIDB_OK;
-}
-
-aidb_status aidb_redo_open(const aidb_host *host, const char *path, aidb_redo **redo) {
-	redo_path file = path_of(path, REDO_NAME);
-	uint64_t end = 0;
-	int error = host->directory_create(host->context, path);
-	aidb_status rc = error == 0 ? find_end(host, &file, &end) : lsm_fail_errno(error, "create directory", path);
-
-	return rc == AIDB_OK ? open_writer(host, path, REDO_NAME, end, redo) : rc;
-}
-
-aidb_status aidb_redo_add(aidb_redo *redo, aidb_slice record) {
-	lsm_carried_head head;
-	aidb_batch batch;
-	aidb_status rc;
-
-	if (!parse_record(record, &head, &batch)) {
-		return lsm_fail(AIDB_CORRUPT, "a carried batch of %zu bytes is malformed", record.size);
-	}
-	rc = append_entry(redo, record);
-	step(redo->host, "redo_added");
-	return rc;
-}
-
-aidb_status aidb_redo_discard(aidb_redo *redo) {
-	int error = redo->host->file_truncate(redo->host->context, redo->file, 0);
-
-	if (error != 0) {
-		return lsm_fail_errno(error, "empty", redo->path.text);
-	}
-	redo->offset = 0;
-	return AIDB_OK;
-}
-
-aidb_status aidb_redo_close(aidb_redo *redo) {
-	const aidb_host *host = redo->host;
-	aidb_status rc = aidb_redo_sync(redo);
-
-	release(redo);
-	step(host, "redo_closed");
-	return rc;
-}
-
-/* ---- Starting ------------------------------------------------------------------------------------------ */
+/* ---- Lists of records ---------------------------------------------------------------------------------- */
 
 /* A record that the log lacks. */
 typedef struct missing {
@@ -306,10 +164,22 @@ typedef struct todo {
 	size_t capacity;
 } todo;
 
-static void free_todo(todo *list) {
+/* Leaves those that end beyond `log_end`. */
+static void drop_up_to(todo *list, uint64_t log_end) {
+	size_t kept = 0;
+
 	for (size_t i = 0; i < list->count; i++) {
-		free((void *)list->records[i].record.data);
+		if (list->records[i].log_end > log_end) {
+			list->records[kept++] = list->records[i];
+		} else {
+			free((void *)list->records[i].record.data);
+		}
 	}
+	list->count = kept;
+}
+
+static void free_todo(todo *list) {
+	drop_up_to(list, UINT64_MAX);
 	free(list->records);
 }
 
@@ -335,6 +205,210 @@ static aidb_status append_missing(todo *list, uint64_t log_end, aidb_slice recor
 	list->records[list->count++] = (missing){log_end, {copy, record.size}};
 	return AIDB_OK;
 }
+
+/* ---- Adding -------------------------------------------------------------------------------------------- */
+
+/* A file that is written from its beginning, or from where its whole entries end. */
+typedef struct redo_writer {
+	const aidb_host *host;
+	const char *directory;
+	redo_path path;
+	int file;
+	uint64_t offset;
+	aidb_buffer entry;
+} redo_writer;
+
+static void step(const aidb_host *host, const char *name) {
+	if (host->fault_point != NULL) {
+		host->fault_point(host->context, name);
+	}
+}
+
+/* An entry of an empty record is an end mark. */
+static aidb_status append_entry(redo_writer *redo, aidb_slice record) {
+	uint8_t header[ENTRY_HEADER_BYTES];
+	aidb_status rc;
+	int error;
+
+	lsm_put_u32(header + 8, (uint32_t)record.size);
+	rc = lsm_buffer_set(&redo->entry, header, sizeof(header));
+	if (rc == AIDB_OK) {
+		rc = lsm_buffer_append(&redo->entry, record.data, record.size);
+	}
+	if (rc != AIDB_OK) {
+		return rc;
+	}
+	lsm_put_u64((uint8_t *)redo->entry.data, lsm_hash64(redo->entry.data + 8, redo->entry.size - 8, redo->offset));
+	error = redo->host->file_write(redo->host->context, redo->file, redo->entry.data, redo->entry.size, redo->offset);
+	if (error != 0) {
+		return lsm_fail_errno(error, "write", redo->path.text);
+	}
+	redo->offset += redo->entry.size;
+	return AIDB_OK;
+}
+
+static void close_writer(redo_writer *writer) {
+	if (writer->file >= 0) {
+		writer->host->file_close(writer->host->context, writer->file);
+	}
+	aidb_buffer_free(&writer->entry);
+}
+
+/* Makes the file end with a mark, and durable. */
+static aidb_status finish(redo_writer *redo) {
+	const aidb_host *host = redo->host;
+	aidb_status rc = append_entry(redo, (aidb_slice){"", 0});
+	int error = 0;
+
+	if (rc == AIDB_OK) {
+		error = host->file_sync(host->context, redo->file);
+	}
+	if (error == 0) {
+		error = host->directory_sync(host->context, redo->directory);
+	}
+	return error == 0 ? rc : lsm_fail_errno(error, "sync", redo->path.text);
+}
+
+/* Where the whole entries of a file end. */
+static aidb_status find_end(const aidb_host *host, const redo_path *path, bool *there, uint64_t *end) {
+	entry_kind kind = ENTRY_RECORD;
+	redo_reader reader;
+	aidb_slice record;
+	aidb_status rc = open_reader(host, path, &reader);
+
+	while (rc == AIDB_OK && kind != ENTRY_NONE) {
+		rc = read_entry(&reader, &kind, &record);
+	}
+	*there = reader.file >= 0;
+	*end = reader.offset;
+	close_reader(&reader);
+	return rc == AIDB_NOT_FOUND ? AIDB_OK : rc;
+}
+
+/* A file of this name whose entries up to `end` stay. To be closed in any case. */
+static aidb_status open_writer(const aidb_host *host, const char *directory, const char *name, uint64_t end,
+							   redo_writer *writer) {
+	int error;
+
+	*writer = (redo_writer){
+		.host = host, .directory = directory, .path = path_of(directory, name), .file = -1, .offset = end};
+	error = host->file_open(host->context, writer->path.text, AIDB_FILE_READ | AIDB_FILE_WRITE | AIDB_FILE_CREATE,
+							&writer->file);
+	if (error == 0) {
+		error = host->file_truncate(host->context, writer->file, end);
+	}
+	return error == 0 ? AIDB_OK : lsm_fail_errno(error, "make", writer->path.text);
+}
+
+static aidb_status write_records(redo_writer *writer, const todo *list) {
+	aidb_status rc = AIDB_OK;
+
+	for (size_t i = 0; i < list->count && rc == AIDB_OK; i++) {
+		rc = append_entry(writer, list->records[i].record);
+	}
+	return rc == AIDB_OK ? finish(writer) : rc;
+}
+
+/* ---- Collecting ---------------------------------------------------------------------------------------- */
+
+/* What has been added and not found to be durable in our log, by later records. The file is written at the end. */
+struct aidb_redo {
+	const aidb_host *host;
+	char *directory;
+	todo pending;
+	uint64_t synced;    /* no record up to here is needed */
+	size_t prune_count; /* of pending ones, at which to look for those */
+	bool anew;          /* what the file has is not needed either */
+};
+
+static void release(aidb_redo *redo) {
+	free_todo(&redo->pending);
+	free(redo->directory);
+	free(redo);
+}
+
+aidb_status aidb_redo_open(const aidb_host *host, const char *path, aidb_redo **redo) {
+	aidb_redo *collector = calloc(1, sizeof(*collector));
+	int error = host->directory_create(host->context, path);
+
+	if (error != 0) {
+		free(collector);
+		return lsm_fail_errno(error, "create directory", path);
+	}
+	if (collector != NULL) {
+		*collector = (aidb_redo){.host = host, .directory = strdup(path), .prune_count = PRUNE_COUNT};
+	}
+	if (collector == NULL || collector->directory == NULL) {
+		free(collector);
+		return lsm_fail(AIDB_NO_MEMORY, "out of memory: could not collect carried batches");
+	}
+	*redo = collector;
+	return AIDB_OK;
+}
+
+/* Now and then, so that memory holds but twice what may be needed. */
+static void prune(aidb_redo *redo) {
+	if (redo->pending.count >= redo->prune_count) {
+		drop_up_to(&redo->pending, redo->synced);
+		redo->prune_count = redo->pending.count * 2 > PRUNE_COUNT ? redo->pending.count * 2 : PRUNE_COUNT;
+	}
+}
+
+aidb_status aidb_redo_add(aidb_redo *redo, aidb_slice record) {
+	lsm_carried_head head;
+	aidb_batch batch;
+	aidb_status rc = AIDB_OK;
+
+	if (!parse_record(record, &head, &batch)) {
+		return lsm_fail(AIDB_CORRUPT, "a carried batch of %zu bytes is malformed", record.size);
+	}
+	if (head.synced > redo->synced) {
+		redo->synced = head.synced;
+	}
+	if (head.tag != 0) {
+		rc = append_missing(&redo->pending, head.log_end, record);
+		prune(redo);
+	}
+	step(redo->host, "redo_added");
+	return rc;
+}
+
+void aidb_redo_discard(aidb_redo *redo) {
+	drop_up_to(&redo->pending, UINT64_MAX);
+	redo->synced = 0; /* positions may have been given out again */
+	redo->anew = true;
+}
+
+static aidb_status write_file(aidb_redo *redo) {
+	redo_path path = path_of(redo->directory, REDO_NAME);
+	redo_writer writer;
+	uint64_t end;
+	bool there;
+	aidb_status rc = find_end(redo->host, &path, &there, &end);
+
+	if (rc != AIDB_OK || (!there && redo->pending.count == 0)) {
+		return rc;
+	}
+	rc = open_writer(redo->host, redo->directory, REDO_NAME, redo->anew ? 0 : end, &writer);
+	if (rc == AIDB_OK) {
+		rc = write_records(&writer, &redo->pending);
+	}
+	close_writer(&writer);
+	return rc;
+}
+
+aidb_status aidb_redo_close(aidb_redo *redo) {
+	const aidb_host *host = redo->host;
+	aidb_status rc;
+
+	drop_up_to(&redo->pending, redo->synced);
+	rc = write_file(redo);
+	release(redo);
+	step(host, "redo_closed");
+	return rc;
+}
+
+/* ---- Starting ------------------------------------------------------------------------------------------ */
 
 static aidb_status corrupt_file(const redo_reader *reader, const char *reason) {
 	return lsm_fail(AIDB_CORRUPT,
@@ -412,26 +486,20 @@ static void put_in_order(todo *list) {
 static aidb_status write_todo(const aidb_db *db, const todo *list) {
 	const aidb_host *host = db->host;
 	redo_path from = path_of(db->directory, NEW_NAME), to = path_of(db->directory, TODO_NAME);
-	aidb_redo *writer;
+	redo_writer writer;
 	int error = 0;
 	aidb_status rc = open_writer(host, db->directory, NEW_NAME, 0, &writer);
 
-	if (rc != AIDB_OK) {
-		return rc;
-	}
-	for (size_t i = 0; i < list->count && rc == AIDB_OK; i++) {
-		rc = append_entry(writer, list->records[i].record);
-	}
 	if (rc == AIDB_OK) {
-		rc = aidb_redo_sync(writer);
+		rc = write_records(&writer, list);
 	}
-	release(writer);
+	close_writer(&writer);
 	if (rc == AIDB_OK) {
 		lsm_fault_point(db, "redo_selected");
 		error = host->file_rename(host->context, from.text, to.text);
-	}
-	if (rc == AIDB_OK && error == 0) {
-		error = host->directory_sync(host->context, db->directory);
+		if (error == 0) {
+			error = host->directory_sync(host->context, db->directory);
+		}
 	}
 	return error == 0 ? rc : lsm_fail_errno(error, "make", to.text);
 }

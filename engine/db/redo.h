@@ -16,7 +16,8 @@
  * File: entries. Entry: checksum u64 (XXH3 of what follows, seeded with its offset in the file) | bytes u32 | record of so
  * many bytes; an entry without one is an end mark. A file ends with a mark, or it is not complete.
  *
- * Record: store id u64 | position after it in the log u64 | tag u64 | operation count u32 | operations (db/batch.c).
+ * Record: store id u64 | position after it in the log u64 | synced position when it was
+ * written u64 | tag u64 | operation count u32 | operations (db/batch.c).
  */
 #ifndef LSM_REDO_H
 #define LSM_REDO_H
@@ -26,7 +27,8 @@
 typedef struct lsm_carried_head {
 	uint64_t store_id;
 	uint64_t log_end;
-	aidb_tag tag;
+	uint64_t synced; /* what ends up to here is durable in our log */
+	aidb_tag tag;    /* 0: there is no batch */
 	uint32_t count;
 } lsm_carried_head;
 

@@ -429,7 +429,7 @@ AIDB_PUBLIC aidb_status aidb_sync_visible(aidb_db *db);
  *      the same more than once are fine, but none from before an earlier start of the store: its log gives positions out
  *      again that it has lost. aidb_start() writes those that the log has lost.
  */
-#define AIDB_CARRIED_HEAD_BYTES 28u
+#define AIDB_CARRIED_HEAD_BYTES 36u
 
 /* The record is `head`, then `operations`, which are the batch's: valid until that is changed. */
 typedef struct aidb_carried {
@@ -438,18 +438,18 @@ typedef struct aidb_carried {
 	uint64_t log_end; /* for aidb_sync_to, when the caller cannot carry it after all */
 } aidb_carried;
 AIDB_PUBLIC aidb_status aidb_write_carried(aidb_db *db, aidb_tag tag, aidb_batch *batch, aidb_carried *carried);
+/* A record without a batch, which says how far the log is synced: optional, it saves keeping what comes before. */
+AIDB_PUBLIC void aidb_carry_synced(const aidb_db *db, aidb_carried *carried);
 
 /* Records for the next start of the store in directory `path`, which is not started, in a file there. One process. */
 typedef struct aidb_redo aidb_redo;
 /* Goes on with what is there already. */
 AIDB_PUBLIC aidb_status aidb_redo_open(const aidb_host *host, const char *path, aidb_redo **redo);
-/* AIDB_CORRUPT when the bytes are no record. */
+/* AIDB_CORRUPT when the bytes are no record. Keeps in memory what the log may have lost, by what the records say. */
 AIDB_PUBLIC aidb_status aidb_redo_add(aidb_redo *redo, aidb_slice record);
 /* Forgets all that was added: the store has been started after it. */
-AIDB_PUBLIC aidb_status aidb_redo_discard(aidb_redo *redo);
-/* Makes all durable. Until then, what was added may be missing at the start, or the start refuses the file. */
-AIDB_PUBLIC aidb_status aidb_redo_sync(aidb_redo *redo);
-/* The same, and releases the handle in any case. */
+AIDB_PUBLIC void aidb_redo_discard(aidb_redo *redo);
+/* Writes the file, unless it is not there and nothing would be in it, durably. Releases the handle in any case. */
 AIDB_PUBLIC aidb_status aidb_redo_close(aidb_redo *redo);
 
 /* ---- Maintenance --------------------------------------------------------------------------------------- */
