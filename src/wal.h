@@ -5,9 +5,9 @@
  * refuses to recover a log that has them, which is as it must be.
  *
  *   RESERVE_IDS  full transaction id u64: recovery goes on at this one at the least, see durable_id.h
- *   CARRY        a prepared batch of AiDb's log, as aidb_carried has it. Crash recovery collects them in the store's directory,
- *                from where the store takes those that its own log has lost. What comes from an archive or another server
- *                is passed over: there is no store that it would fit.
+ *   CARRY        a prepared batch of AiDb's log, as aidb_carried has it. Or none, only how far AiDb's log is synced. Crash recovery
+ *                collects them in the store's directory, from where the store takes those that its own log has lost. A standby
+ *                or a server that recovers from an archive passes them over: its store is refused (lineage.h).
  *   START        the store has been started, with all that stands before this; nothing was written to it yet.
  */
 #ifndef AIPG_WAL_H
