@@ -17,7 +17,6 @@ typedef struct guard {
 } guard;
 
 static guard *shared = NULL;
-static bool keeping = false; /* this process has put it up, and is in the transaction that holds it */
 
 /* ---- Shared memory ------------------------------------------------------------------------------------- */
 
@@ -71,6 +70,7 @@ static void take_down(aidb_db *db) {
 	}
 	aipg_fault_point("guard_down");
 	if (aidb_sync(db) != AIDB_OK) {
+		aipg_leave_if_orphaned();
 		ereport(PANIC,
 				(errcode(ERRCODE_IO_ERROR), errmsg("could not sync AiDb's log"), errdetail("%s.", aidb_last_error())));
 	}
@@ -84,7 +84,7 @@ static void take_down(aidb_db *db) {
 }
 
 void aipg_guard_renew(aidb_db *db) {
-	if (keeping) {
+	if (aipg_holds_checkpointer) {
 		aipg_guard_drop(db);
 		CommitTransactionCommand();
 		aipg_fault_point("guard_dropped");
@@ -92,15 +92,15 @@ void aipg_guard_renew(aidb_db *db) {
 	SetCurrentStatementStartTimestamp(); /* so that nobody takes it for an old transaction */
 	StartTransactionCommand();
 	MyProc->delayChkptFlags |= DELAY_CHKPT_COMPLETE;
-	keeping = true;
+	aipg_holds_checkpointer = true; /* and this process is the keeper */
 	pg_memory_barrier(); /* whoever finds it up has it held */
 	pg_atomic_write_u32(&shared->up, 1);
 }
 
 void aipg_guard_drop(aidb_db *db) {
-	if (keeping) {
+	if (aipg_holds_checkpointer) {
 		take_down(db);
 		MyProc->delayChkptFlags &= ~DELAY_CHKPT_COMPLETE;
-		keeping = false;
+		aipg_holds_checkpointer = false;
 	}
 }

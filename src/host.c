@@ -27,6 +27,7 @@
 #define HORIZON_MS 100
 
 char *aipg_fault_setting = NULL;
+bool aipg_holds_checkpointer = false;
 
 /* ---- Waiting ------------------------------------------------------------------------------------------- */
 
@@ -48,6 +49,16 @@ static bool wants_to_stop(void) {
 	return ShutdownRequestPending || (InterruptHoldoffCount == 0 && (QueryCancelPending || ProcDiePending));
 }
 
+/* As a postmaster that is there would do at once. */
+static void end_checkpointer(void) {
+	Latch *latch = ProcGlobal->checkpointerLatch;
+	int process = latch == NULL ? 0 : latch->owner_pid;
+
+	if (process > 0) {
+		kill(process, SIGQUIT);
+	}
+}
+
 /*
  * Without a postmaster, nobody restarts the server when a process dies, so what this one waits for may never come, and
  * while it waits no new server can start. Shared memory is lost anyway: leave without touching it. PostmasterIsAlive()
@@ -56,6 +67,9 @@ static bool wants_to_stop(void) {
  */
 void aipg_leave_if_orphaned(void) {
 	if (IsUnderPostmaster && getppid() != PostmasterPid) {
+		if (aipg_holds_checkpointer) {
+			end_checkpointer();
+		}
 		_exit(1);
 	}
 }

@@ -13,6 +13,9 @@ extern const aidb_host *aipg_host(void);
 
 /* Ends this process when its postmaster is gone; for loops that wait for other processes. */
 extern void aipg_leave_if_orphaned(void);
+/* Whether checkpoints must not go on without this process. Then the checkpointer, which would wait for ever and keep a new
+ * server from starting, leaves with it. */
+extern bool aipg_holds_checkpointer;
 
 /* Acts on aidb.fault_point when it names this step; for tests. */
 extern void aipg_fault_point(const char *name);

@@ -533,16 +533,13 @@ static aidb_status write_missing(aidb_db *db, const todo *list) {
 	return rc == AIDB_OK ? aidb_sync(db) : rc;
 }
 
-/* Removes a file, durably, if it is there. */
+/* Removes a file, durably. It may be gone, but not durably yet: removed by a start that failed then. */
 static aidb_status remove_file(const aidb_db *db, const char *name) {
 	const aidb_host *host = db->host;
 	redo_path path = path_of(db->directory, name);
 	int error = host->file_remove(host->context, path.text);
 
-	if (error == ENOENT) {
-		return AIDB_OK;
-	}
-	if (error == 0) {
+	if (error == 0 || error == ENOENT) {
 		error = host->directory_sync(host->context, db->directory);
 	}
 	return error == 0 ? AIDB_OK : lsm_fail_errno(error, "remove", path.text);

@@ -18,6 +18,7 @@ note "AIDB_SEED=$seed";
 
 my $races = 50;
 my $losses = 15;
+my $orphanings = 8;
 my $limit_s = $PostgreSQL::Test::Utils::timeout_default;
 
 sub launch {
@@ -362,10 +363,9 @@ END {
 	kill 'KILL', @writers;
 }
 
-# A checkpoint passes commits that AiDb's log does not hold yet; the crash comes with its end.
-for my $round (1 .. $races) {
-	my $session = AidbSession->connect_until($node);
-	logger($session);
+# Three, and the first has committed something.
+sub start_writers {
+	my ($round) = @_;
 	for my $writer (1 .. 3) {
 		my $pid = fork // die "fork: $!";
 		if ($pid == 0) {
@@ -377,9 +377,11 @@ for my $round (1 .. $races) {
 	}
 	my $deadline = time + $limit_s;
 	sleep 0.005 until -s "${journal}1" || time > $deadline;
-	sleep rand 0.05; # anywhere in a round of the logger's
-	$session->run('CHECKPOINT');
-	$node->crash;
+	return;
+}
+
+# When the server is gone.
+sub end_writers {
 	waitpid $_, 0 for @writers;
 	@writers = ();
 	for my $file (map { "$journal$_" } 1 .. 3) {
@@ -387,8 +389,39 @@ for my $round (1 .. $races) {
 		$acknowledged{$_} = 1 for split /\n/, slurp_file($file);
 		unlink $file;
 	}
+	return;
+}
+
+# A checkpoint passes commits that AiDb's log does not hold yet; the crash comes with its end.
+for my $round (1 .. $races) {
+	my $session = AidbSession->connect_until($node);
+	logger($session);
+	start_writers($round);
+	sleep rand 0.05; # anywhere in a round of the logger's
+	$session->run('CHECKPOINT');
+	$node->crash;
+	end_writers();
 	$node->start;
 	is_whole("round $round: all is there after a checkpoint and a crash");
+}
+
+# Only the postmaster dies, while a checkpoint may be waiting for the logger: nobody may stay behind.
+for my $round (1 .. $orphanings) {
+	my $session = AidbSession->connect_until($node);
+	logger($session);
+	start_writers($races + $round);
+	$session->start(join '\; ', ('CHECKPOINT') x 1000);
+	sleep 0.1 + rand 0.1;
+	my $postmaster = $node->{_pid};
+	kill 'KILL', $postmaster;
+	my $deadline = time + $limit_s;
+	sleep 0.01 while $node->processes && time < $deadline;
+	my @left = $node->processes;
+	is(scalar @left, 0, "round $round: without a postmaster, all processes leave");
+	$node->crash;
+	end_writers();
+	$node->start;
+	is_whole("round $round: all is there after the postmaster's death");
 }
 
 is($node->safe_psql('postgres', 'SELECT status FROM aidb.health()'), 'ok', 'the store is well');
