@@ -93,7 +93,7 @@ void aipg_guard_renew(aidb_db *db) {
 	StartTransactionCommand();
 	MyProc->delayChkptFlags |= DELAY_CHKPT_COMPLETE;
 	aipg_holds_checkpointer = true; /* and this process is the keeper */
-	pg_memory_barrier(); /* whoever finds it up has it held */
+	pg_memory_barrier();            /* whoever finds it up has it held */
 	pg_atomic_write_u32(&shared->up, 1);
 }
 
