@@ -543,6 +543,7 @@ sub be_cancelled {
 		my $name = $mine[++$number % @mine];
 		my $state = send_messages($of, 'SET statement_timeout = 1', $kinds{$name}{messages}->($victim, $number));
 		send_messages($of, 'ROLLBACK\; SET statement_timeout = 0\; CLOSE ALL');
+		finish_prepared($session, "$victim $number") if $kinds{$name}{gid};
 		$stopped++ if $state ne '00000';
 	}
 	return $stopped;
