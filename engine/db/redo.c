@@ -169,10 +169,14 @@ static void drop_up_to(todo *list, uint64_t log_end) {
 	size_t kept = 0;
 
 	for (size_t i = 0; i < list->count; i++) {
-		if (list->records[i].log_end > log_end) {
-			list->records[kept++] = list->records[i];
+		missing entry = list->records[i];
+
+		if (entry.log_end > log_end) {
+			list->records[i] = list->records[kept];
+			list->records[kept++] = entry;
 		} else {
-			free((void *)list->records[i].record.data);
+			free((void *)entry.record.data);
+			list->records[i].record.data = NULL;
 		}
 	}
 	list->count = kept;
