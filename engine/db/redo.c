@@ -9,7 +9,7 @@
 #include "db/batch.h"
 
 #define REDO_NAME "REDO"
-#define TODO_NAME "REDO.todo"
+#define MISSING_NAME "REDO.missing"
 #define NEW_NAME "REDO.new"
 
 #define ENTRY_HEADER_BYTES 12u
@@ -55,7 +55,7 @@ static bool parse_record(aidb_slice record, lsm_carried_head *head, aidb_batch *
 /* ---- Files --------------------------------------------------------------------------------------------- */
 
 bool lsm_is_redo_file(const char *name) {
-	return strcmp(name, REDO_NAME) == 0 || strcmp(name, TODO_NAME) == 0 || strcmp(name, NEW_NAME) == 0;
+	return strcmp(name, REDO_NAME) == 0 || strcmp(name, MISSING_NAME) == 0 || strcmp(name, NEW_NAME) == 0;
 }
 
 typedef struct redo_path {
@@ -158,14 +158,14 @@ typedef struct missing {
 	aidb_slice record; /* malloc'd */
 } missing;
 
-typedef struct todo {
+typedef struct missing_list {
 	missing *records;
 	size_t count;
 	size_t capacity;
-} todo;
+} missing_list;
 
 /* Leaves those that end beyond `log_end`. */
-static void drop_up_to(todo *list, uint64_t log_end) {
+static void drop_up_to(missing_list *list, uint64_t log_end) {
 	size_t kept = 0;
 
 	for (size_t i = 0; i < list->count; i++) {
@@ -182,12 +182,12 @@ static void drop_up_to(todo *list, uint64_t log_end) {
 	list->count = kept;
 }
 
-static void free_todo(todo *list) {
+static void free_missing(missing_list *list) {
 	drop_up_to(list, UINT64_MAX);
 	free(list->records);
 }
 
-static aidb_status append_missing(todo *list, uint64_t log_end, aidb_slice record) {
+static aidb_status append_missing(missing_list *list, uint64_t log_end, aidb_slice record) {
 	void *copy = malloc(record.size);
 
 	if (copy != NULL && list->count == list->capacity) {
@@ -304,7 +304,7 @@ static aidb_status open_writer(const aidb_host *host, const char *directory, con
 	return error == 0 ? AIDB_OK : lsm_fail_errno(error, "make", writer->path.text);
 }
 
-static aidb_status write_records(redo_writer *writer, const todo *list) {
+static aidb_status write_records(redo_writer *writer, const missing_list *list) {
 	aidb_status rc = AIDB_OK;
 
 	for (size_t i = 0; i < list->count && rc == AIDB_OK; i++) {
@@ -319,14 +319,14 @@ static aidb_status write_records(redo_writer *writer, const todo *list) {
 struct aidb_redo {
 	const aidb_host *host;
 	char *directory;
-	todo pending;
+	missing_list pending;
 	uint64_t synced;    /* no record up to here is needed */
 	size_t prune_count; /* of pending ones, at which to look for those */
 	bool anew;          /* what the file has is not needed either */
 };
 
 static void release(aidb_redo *redo) {
-	free_todo(&redo->pending);
+	free_missing(&redo->pending);
 	free(redo->directory);
 	free(redo);
 }
@@ -424,7 +424,7 @@ static aidb_status corrupt_file(const redo_reader *reader, const char *reason) {
 
 /* One record of the file; it counts when it ends beyond `log_end`. */
 static aidb_status take_record(const aidb_db *db, const redo_reader *reader, aidb_slice record, uint64_t log_end,
-							   todo *list) {
+							   missing_list *list) {
 	lsm_carried_head head;
 	aidb_batch batch;
 
@@ -438,7 +438,7 @@ static aidb_status take_record(const aidb_db *db, const redo_reader *reader, aid
 }
 
 /* Adds those records of the file that end beyond `log_end`; AIDB_NOT_FOUND when there is no file. */
-static aidb_status load(const aidb_db *db, const char *name, uint64_t log_end, todo *list) {
+static aidb_status load(const aidb_db *db, const char *name, uint64_t log_end, missing_list *list) {
 	redo_path path = path_of(db->directory, name);
 	entry_kind last = ENTRY_NONE, kind = ENTRY_NONE;
 	redo_reader reader;
@@ -471,7 +471,7 @@ static int compare_missing(const void *a, const void *b) {
 }
 
 /* In the order of the log, each once. */
-static void put_in_order(todo *list) {
+static void put_in_order(missing_list *list) {
 	size_t kept = 0;
 
 	if (list->count > 0) {
@@ -487,9 +487,9 @@ static void put_in_order(todo *list) {
 	list->count = kept;
 }
 
-static aidb_status write_todo(const aidb_db *db, const todo *list) {
+static aidb_status keep_missing(const aidb_db *db, const missing_list *list) {
 	const aidb_host *host = db->host;
-	redo_path from = path_of(db->directory, NEW_NAME), to = path_of(db->directory, TODO_NAME);
+	redo_path from = path_of(db->directory, NEW_NAME), to = path_of(db->directory, MISSING_NAME);
 	redo_writer writer;
 	int error = 0;
 	aidb_status rc = open_writer(host, db->directory, NEW_NAME, 0, &writer);
@@ -508,9 +508,9 @@ static aidb_status write_todo(const aidb_db *db, const todo *list) {
 	return error == 0 ? rc : lsm_fail_errno(error, "make", to.text);
 }
 
-/* What is to be done, as REDO.todo, or nothing. */
-static aidb_status select_missing(const aidb_db *db, todo *list) {
-	aidb_status rc = load(db, TODO_NAME, 0, list);
+/* What is to be done, as REDO.missing, or nothing. */
+static aidb_status select_missing(const aidb_db *db, missing_list *list) {
+	aidb_status rc = load(db, MISSING_NAME, 0, list);
 
 	if (rc != AIDB_NOT_FOUND) {
 		return rc; /* a start before this one has selected; REDO has nothing else since */
@@ -520,10 +520,10 @@ static aidb_status select_missing(const aidb_db *db, todo *list) {
 		return AIDB_OK;
 	}
 	put_in_order(list);
-	return rc == AIDB_OK && list->count > 0 ? write_todo(db, list) : rc;
+	return rc == AIDB_OK && list->count > 0 ? keep_missing(db, list) : rc;
 }
 
-static aidb_status write_missing(aidb_db *db, const todo *list) {
+static aidb_status write_missing(aidb_db *db, const missing_list *list) {
 	aidb_status rc = AIDB_OK;
 
 	for (size_t i = 0; i < list->count && rc == AIDB_OK; i++) {
@@ -550,12 +550,12 @@ static aidb_status remove_file(const aidb_db *db, const char *name) {
 }
 
 aidb_status lsm_redo(aidb_db *db) {
-	todo list = {0};
+	missing_list list = {0};
 	aidb_status rc = select_missing(db, &list);
 
 	if (rc == AIDB_OK) {
 		lsm_fault_point(db, "redo_ready");
-		rc = remove_file(db, REDO_NAME); /* first: without REDO.todo it would be taken for new */
+		rc = remove_file(db, REDO_NAME); /* first: without REDO.missing it would be taken for new */
 	}
 	if (rc == AIDB_OK) {
 		lsm_fault_point(db, "redo_begun");
@@ -566,9 +566,9 @@ aidb_status lsm_redo(aidb_db *db) {
 		rc = remove_file(db, NEW_NAME);
 	}
 	if (rc == AIDB_OK) {
-		rc = remove_file(db, TODO_NAME);
+		rc = remove_file(db, MISSING_NAME);
 		lsm_fault_point(db, "redo_removed");
 	}
-	free_todo(&list);
+	free_missing(&list);
 	return rc;
 }

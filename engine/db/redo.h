@@ -4,12 +4,12 @@
  * After a crash the records that our log lacks are its last ones: those that end beyond the position where replay has
  * stopped. Whoever carried them hands them over in the file REDO, which a start of the store reads once:
  *
- *   REDO        written by aidb_redo_add: whatever the other log has, in its order, perhaps several times
- *   REDO.todo   of these, what our log lacks, in our log's order, each once. Made as REDO.new and renamed.
- *   (none)      once they have been written to our log again, as new records, and that is durable
+ *   REDO          written by aidb_redo_close: what the other log has, in its order, perhaps several times
+ *   REDO.missing  of these, what our log lacks, in our log's order, each once. Made as REDO.new and renamed.
+ *   (none)        once they have been written to our log again, as new records, and that is durable
  *
  * Nothing else is written before that, so a start that does not get to the end is repeated: what has got into the log of
- * REDO.todo stands there twice then, in the same order, which changes nothing. Both files are gone, durably, before the
+ * REDO.missing stands there twice then, in the same order, which changes nothing. Both files are gone, durably, before the
  * store takes other writes: positions behind the replayed end are given out again, and what is left of REDO would be
  * taken for new. For the same reason nobody may hand over again what was carried before a start (aidb_redo_discard).
  *

@@ -136,7 +136,7 @@ static void expect_batches(const test_store *store) {
 
 static void expect_no_redo(const test_store *store) {
 	assert_int_equal(directory_count(store->directory, "REDO", NULL, NULL), 0);
-	assert_int_equal(directory_count(store->directory, "REDO.todo", NULL, NULL), 0);
+	assert_int_equal(directory_count(store->directory, "REDO.missing", NULL, NULL), 0);
 	assert_int_equal(directory_count(store->directory, "REDO.new", NULL, NULL), 0);
 }
 
