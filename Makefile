@@ -26,7 +26,8 @@ SANITIZER := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -
 COMPILE = $(CC) -std=gnu11 $(CFLAGS) -fPIC -fvisibility=hidden -pthread $(WARNINGS) $(SANITIZER) $(CPPFLAGS)
 INCLUDES := -Iengine -Iengine/include
 LIBS := -lsnappy -lxxhash -lm
-LIBPQ = $(addprefix -isystem ,$(shell $(PG_CONFIG) --includedir))
+LIBPQ = -Icluster -Icluster/include $(addprefix -isystem ,$(shell $(PG_CONFIG) --includedir 2>/dev/null))
+SPEAKS_LIBPQ := cluster/% test/% bench/%
 
 VERSION := 1.0
 SONAME := libaidb.so.1
@@ -35,6 +36,7 @@ SONAME := libaidb.so.1
 object = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(1)))
 program = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))
 ENGINE_OBJECTS := $(call object,engine/base/*.c engine/host/*.c engine/format/*.c engine/store/*.c engine/db/*.c)
+CLUSTER_OBJECTS := $(call object,cluster/placement/*.c cluster/control/*.c cluster/client/*.c)
 SUPPORT_OBJECTS := $(call object,test/support/*.c)
 TEST_PROGRAMS := $(call program,test/unit/test_*.c test/model/*.c)
 HISTORY_PROGRAM := $(BUILD)/test/history/history
@@ -55,12 +57,12 @@ NO_SERVER := $(findstring thread,$(SANITIZE))
 SERVER_SUITES := $(if $(NO_SERVER),,regress isolation tap $(if $(FOR_TESTS),,sanitized))
 SUITES := deps build $(if $(FOR_TESTS),,install) unit model $(SERVER_SUITES)
 SUBMAKE = $(MAKE) --no-print-directory
-EXTENSION_MAKE = mkdir -p $(BUILD)/extension/src && $(SUBMAKE) -C $(BUILD)/extension -f $(CURDIR)/extension.mk \
+EXTENSION_MAKE = mkdir -p $(BUILD)/extension && $(SUBMAKE) -C $(BUILD)/extension -f $(CURDIR)/extension.mk \
 	VPATH=$(CURDIR) with_llvm=no PG_CONFIG=$(PG_CONFIG) CC='$(CC)' AIDB_CFLAGS='$(CFLAGS) $(WARNINGS) \
 	$(SANITIZER) $(if $(ASSERT),-DUSE_ASSERT_CHECKING)' AIDB_ENGINE=$(abspath $(BUILD)/libaidb.a)
 TEST_RUN = MAKE='$(MAKE)' BUILD='$(BUILD)' PG_CONFIG='$(PG_CONFIG)' TESTS='$(TESTS)' \
 	FOR_TESTS='$(FOR_TESTS)' test/run
-SOURCES = $(wildcard $(foreach dir,engine/*/ src/ cluster/ test/*/ bench/ fuzz/ examples/,$(dir)*.c $(dir)*.h))
+SOURCES = $(wildcard $(foreach dir,engine/*/ src/ src/*/ cluster/*/ test/*/ bench/ fuzz/ examples/,$(dir)*.c $(dir)*.h))
 
 .DEFAULT_GOAL := help
 .SECONDARY:
@@ -93,7 +95,7 @@ $(BUILD)/flags: FORCE
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(COMPILE) $(INCLUDES) $(if $(filter test/%,$<),-Itest/support) $(if $(filter test/differential/%,$<),$(LIBPQ)) -MMD -MP -c -o $@ $<
+	$(COMPILE) $(INCLUDES) $(if $(filter test/%,$<),-Itest/support) $(if $(filter $(SPEAKS_LIBPQ),$<),$(LIBPQ)) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libaidb.a: $(ENGINE_OBJECTS)
 	@rm -f $@
@@ -107,11 +109,13 @@ $(BUILD)/aidb.pc: engine/aidb.pc.in Makefile
 	@mkdir -p $(@D)
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@
 
-$(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb.a
-	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
+# What the programs of the cluster, and their tests, have in common.
+$(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
+	@rm -f $@
+	$(AR) rcs $@ $^
 
-# The headers of a client, which is no part of the server's.
-$(HISTORY_OBJECTS): INCLUDES += -isystem $(shell $(PG_CONFIG) --includedir 2>/dev/null)
+$(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka -Wl,--as-needed -lpq $(LIBS)
 
 $(HISTORY_PROGRAM): $(HISTORY_OBJECTS) $(CHECKER_OBJECTS)
 $(DIFFERENTIAL_PROGRAM): $(DIFFERENTIAL_OBJECTS)
@@ -119,13 +123,13 @@ $(SERVER_PROGRAMS):
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq
 
 # A benchmark of another engine is named after it and linked with it.
-$(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb.a
+$(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ $(if $(findstring rocksdb,$@),-lrocksdb) $(if $(findstring pq,$@),-lpq) $(LIBS)
 
 $(FUZZ_PROGRAMS): %: %.o $(BUILD)/libaidb.a
 	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
--include $(ENGINE_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
+-include $(ENGINE_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
 
 # ---- Installing --------------------------------------------------------------------------------------------
 
@@ -200,7 +204,7 @@ lint-warnings:
 lint-analysis:
 	@PG_CONFIG=$(PG_CONFIG) test/support/analyse $(filter %.c,$(SOURCES))
 
-objects: $(ENGINE_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
+objects: $(ENGINE_OBJECTS) $(CLUSTER_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
 	@+$(EXTENSION_MAKE) objects
 
 format: ## put all C sources into the form that lint asks for
