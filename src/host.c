@@ -75,7 +75,8 @@ void aipg_leave_if_orphaned(void) {
 }
 
 static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason) {
-	bool may_take_long = reason == AIDB_WAIT_ROOM || reason == AIDB_WAIT_JOB;
+	bool may_take_long = reason == AIDB_WAIT_ROOM || reason == AIDB_WAIT_JOB || reason == AIDB_WAIT_STREAM ||
+						 reason == AIDB_WAIT_REPLICA;
 
 	if (may_take_long && wants_to_stop()) {
 		return EINTR;

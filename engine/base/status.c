@@ -68,6 +68,8 @@ const char *aidb_status_text(aidb_status status) {
 		return "store exists";
 	case AIDB_INTERRUPTED:
 		return "interrupted";
+	case AIDB_UNREPLICATED:
+		return "not replicated yet";
 	case AIDB_POISONED:
 		return "store poisoned by a dead member";
 	}

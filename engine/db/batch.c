@@ -90,6 +90,29 @@ aidb_status aidb_batch_delete_noted(aidb_batch *batch, aidb_slice key, aidb_slic
 	return add(batch, LSM_KIND_DELETE_NOTED, key, note);
 }
 
+aidb_status aidb_batch_add(aidb_batch *batch, const aidb_operation *operation) {
+	if (operation->kind == AIDB_OPERATION_PUT) {
+		return aidb_batch_put(batch, operation->key, operation->value);
+	}
+	return operation->value.size > 0 ? aidb_batch_delete_noted(batch, operation->key, operation->value)
+									 : aidb_batch_delete(batch, operation->key);
+}
+
+bool aidb_operation_next(aidb_slice *operations, aidb_operation *operation) {
+	lsm_reader reader = lsm_reader_of(operations->data, operations->size);
+	lsm_entry entry;
+
+	if (operations->size == 0 || !lsm_read_operation(&reader, &entry)) {
+		return false;
+	}
+	operation->kind = lsm_kind_of(entry.trailer) == LSM_KIND_PUT ? AIDB_OPERATION_PUT : AIDB_OPERATION_DELETE;
+	operation->key = entry.key;
+	operation->value = entry.value;
+	operation->bytes = (aidb_slice){operations->data, operations->size - lsm_reader_left(&reader)};
+	*operations = (aidb_slice){reader.at, lsm_reader_left(&reader)};
+	return true;
+}
+
 bool lsm_read_operation(lsm_reader *reader, lsm_entry *entry) {
 	uint8_t kind = lsm_read_u8(reader);
 	aidb_slice key = lsm_read_slice(reader);

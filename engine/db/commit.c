@@ -6,7 +6,7 @@
  *   copy      the record into the log's ring, in parallel with others
  *   insert    the operations into the memtable, invisible as yet
  *   wait      until the log is written or synced, as asked
- *   publish   in the order of sequence numbers
+ *   publish   in the order of sequence numbers, and not before replicas have it where they must
  *
  * aidb_write does the first two under one hold of the latch, so that memtables and sequence numbers agree about the order
  * of two blind writes to one key. A reservation made ahead (aidb_write_reserve) may be committed into a memtable that
@@ -45,6 +45,7 @@ static bool next_writer_is_dead(aidb_db *db) {
 	lsm_commits *commits = &db->shared->commits;
 	lsm_commit_slot *slots = lsm_at(&db->arena, commits->slots);
 	uint32_t member = 0;
+	const lsm_commit_slot *slot;
 	uint64_t next;
 	bool taken;
 
@@ -52,9 +53,12 @@ static bool next_writer_is_dead(aidb_db *db) {
 		return false; /* poisoned already */
 	}
 	next = atomic_load(&commits->visible) + 1;
-	taken = next < commits->next_sequence;
+	slot = &slots[next & (commits->slot_count - 1)];
+	/* one that has done all it has to and waits for a replica may go */
+	taken =
+		next < commits->next_sequence && atomic_load(&slot->awaits_sync) != next && atomic_load(&slot->done) != next;
 	if (taken) {
-		member = atomic_load_explicit(&slots[next & (commits->slot_count - 1)].member, memory_order_relaxed);
+		member = atomic_load_explicit(&slot->member, memory_order_relaxed);
 	}
 	lsm_latch_release(&db->arena.waiting, &commits->latch);
 	return taken && !db->host->member_alive(db->host->context, member) && atomic_load(&commits->visible) + 1 == next;
@@ -289,6 +293,26 @@ static void ask_for_segment(const aidb_db *db, uint64_t from, uint64_t to) {
 	}
 }
 
+/* Too many commits wait for a replica, whose writers have given up: the slot of the next may still be in use. Every member
+ * may have one more on its way, which has reserved its place. */
+static bool slots_are_full(const aidb_db *db) {
+	const lsm_commits *commits = &db->shared->commits;
+
+	return commits->next_sequence - atomic_load(&commits->visible) >
+		   commits->slot_count - db->shared->options.members - 1;
+}
+
+static aidb_status wait_for_slot(aidb_db *db) {
+	lsm_commits *commits = &db->shared->commits;
+	uint32_t ticket = lsm_event_prepare(&commits->published);
+	aidb_status rc = AIDB_OK;
+
+	if (slots_are_full(db)) {
+		rc = lsm_event_wait(&db->arena.waiting, &commits->published, ticket, WAIT_US, AIDB_WAIT_REPLICA);
+	}
+	return rc == AIDB_OK ? lsm_check_members(db) : rc;
+}
+
 /*
  * Secures memory and log space; with `mine` takes the turn in the same hold of the latch. Loops until both are there at
  * once: each wait gives the latch up.
@@ -310,7 +334,10 @@ static aidb_status reserve(aidb_db *db, aidb_batch *batch, bool tagged, aidb_res
 		}
 		taken.memtable = commits->active;
 		log_end = commits->next_position + commits->log_reserved + taken.log_bytes;
-		if (log_end > atomic_load(&shared->log.prepared)) {
+		if (slots_are_full(db)) {
+			lsm_latch_release(&db->arena.waiting, &commits->latch);
+			rc = wait_for_slot(db);
+		} else if (log_end > atomic_load(&shared->log.prepared)) {
 			lsm_latch_release(&db->arena.waiting, &commits->latch);
 			rc = lsm_log_prepare(db, log_end);
 		} else if (taken.memtable_bytes > 0 && (taken.memory = lsm_memtable_reserve(&shared->memtables[taken.memtable],
@@ -396,8 +423,13 @@ static void insert(aidb_db *db, const aidb_write_options *options, const aidb_re
 
 /* Whether what comes next may become visible. Its slot is not used again before it is. */
 static bool may_become_visible(const aidb_db *db, const lsm_commit_slot *slot, aidb_sequence next) {
-	return atomic_load(&slot->done) == next ||
-		   (atomic_load(&slot->awaits_sync) == next && atomic_load(&slot->end) <= atomic_load(&db->shared->log.synced));
+	return next <= atomic_load(&db->shared->commits.replicated) &&
+		   (atomic_load(&slot->done) == next || (atomic_load(&slot->awaits_sync) == next &&
+												 atomic_load(&slot->end) <= atomic_load(&db->shared->log.synced)));
+}
+
+static bool is_replicated(const lsm_commits *commits, aidb_sequence sequence) {
+	return sequence <= atomic_load(&commits->replicated);
 }
 
 void lsm_commits_advance(aidb_db *db) {
@@ -415,7 +447,14 @@ void lsm_commits_advance(aidb_db *db) {
 	}
 }
 
-/* Returns when the sequence, which may become visible, is. */
+/* What a wait for a replica, or for those before, gives that was interrupted: the commit stands. */
+static aidb_status unreplicated(aidb_sequence sequence) {
+	return lsm_fail(AIDB_UNREPLICATED,
+					"commit %llu is durable here, but the replica that must have it too has not acknowledged it",
+					(unsigned long long)sequence);
+}
+
+/* Returns when the sequence, which may become visible as far as this store goes, is. */
 static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 	lsm_commits *commits = &db->shared->commits;
 	const lsm_waiting *waiting = &db->arena.waiting;
@@ -430,7 +469,11 @@ static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 		aidb_status rc = AIDB_OK;
 
 		if (atomic_load(&commits->visible) < sequence) {
-			rc = lsm_event_wait(waiting, &commits->published, ticket, WAIT_US, AIDB_WAIT_PUBLISH);
+			bool ours = is_replicated(commits, sequence);
+
+			rc = lsm_event_wait(waiting, &commits->published, ticket, WAIT_US,
+								ours ? AIDB_WAIT_PUBLISH : AIDB_WAIT_REPLICA);
+			rc = rc == AIDB_INTERRUPTED ? unreplicated(sequence) : rc;
 		}
 		if (rc == AIDB_OK && atomic_load(&commits->visible) < sequence) {
 			rc = lsm_log_check(db);
@@ -459,7 +502,7 @@ static aidb_status make_durable(aidb_db *db, aidb_durability durability, const t
 	lsm_commit_slot *slot = &slots[mine->sequence & (commits->slot_count - 1)];
 	aidb_status rc = AIDB_OK;
 
-	if (durability == AIDB_SYNC) {
+	if (durability == AIDB_SYNC || atomic_load_explicit(&commits->replicated, memory_order_relaxed) != UINT64_MAX) {
 		/* from here on others may make it visible, and then somebody else may have the slot */
 		atomic_store(&slot->awaits_sync, mine->sequence);
 		return lsm_log_wait(db, mine->end, AIDB_SYNC);
@@ -663,6 +706,53 @@ aidb_status aidb_delete(aidb_db *db, const aidb_write_options *options, aidb_sli
 aidb_sequence aidb_current_sequence(const aidb_db *db) {
 	return atomic_load(&db->shared->commits.visible);
 }
+
+/* ---- Replication --------------------------------------------------------------------------------------- */
+
+static void publish_for_all(aidb_db *db) {
+	lsm_commits_advance(db);
+	lsm_event_signal(&db->arena.waiting, &db->shared->commits.published);
+}
+
+void aidb_replication_require(aidb_db *db, aidb_sequence replicated) {
+	atomic_store(&db->shared->commits.replicated, replicated);
+	publish_for_all(db);
+}
+
+void aidb_replication_release(aidb_db *db) {
+	aidb_replication_require(db, UINT64_MAX);
+}
+
+void aidb_replication_advance(aidb_db *db, aidb_sequence replicated) {
+	_Atomic uint64_t *shared = &db->shared->commits.replicated;
+	uint64_t present = atomic_load(shared);
+
+	while (present < replicated) { /* never when nothing is required */
+		if (atomic_compare_exchange_weak(shared, &present, replicated)) {
+			publish_for_all(db);
+			return;
+		}
+	}
+}
+
+aidb_status aidb_wait_visible(aidb_db *db, aidb_sequence sequence) {
+	lsm_commits *commits = &db->shared->commits;
+	aidb_status rc = AIDB_OK;
+
+	while (rc == AIDB_OK && atomic_load(&commits->visible) < sequence) {
+		uint32_t ticket = lsm_event_prepare(&commits->published);
+
+		if (atomic_load(&commits->visible) < sequence) {
+			rc = lsm_event_wait(&db->arena.waiting, &commits->published, ticket, WAIT_US, AIDB_WAIT_REPLICA);
+		}
+		if (rc == AIDB_OK) {
+			rc = lsm_check_members(db);
+		}
+	}
+	return rc;
+}
+
+/* ---- Syncing ------------------------------------------------------------------------------------------- */
 
 /* Where the log ends that has been given out. */
 static aidb_status log_end(aidb_db *db, uint64_t *end) {

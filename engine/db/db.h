@@ -2,7 +2,8 @@
  * db.h: the store as a whole: what lies in the arena, and one process's handle on it.
  *
  * Modules of this folder, in reading order: open (arena layout, start, stop), log (the write-ahead log), commit (the
- * path of a write), recovery, redo (what another log has carried), snapshot, read (get), iterator, flush, compaction, stats.
+ * path of a write), recovery, redo (what another log has carried), pin (log kept for replicas), stream (reading it), snapshot,
+ * read (get), iterator, flush, compaction, stats.
  */
 #ifndef LSM_DB_H
 #define LSM_DB_H
@@ -39,11 +40,13 @@ typedef struct lsm_commits {
 	uint64_t log_reserved;   /* bytes promised to reservations that have no position yet */
 
 	_Alignas(LSM_CACHE_LINE) _Atomic uint64_t visible; /* every commit up to here is done */
+	/* Commits up to here may become visible as far as replicas go; UINT64_MAX: none is asked. */
+	_Atomic uint64_t replicated;
 	_Atomic uint64_t
 		unsynced_end; /* in the log, of the newest commit that has not waited for its sync, and is not carried by another log */
 	lsm_event published;
 	lsm_ref slots;
-	uint32_t slot_count; /* a power of two, at least twice the members */
+	uint32_t slot_count; /* a power of two, at least four times the members */
 } lsm_commits;
 
 /* A registered snapshot: sequence + 1, or 0 when free. */

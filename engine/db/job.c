@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "db/pin.h"
+
 #define ENTRIES_PER_CHECK 4096
 
 aidb_status lsm_check_interrupt(const aidb_db *db) {
@@ -152,7 +154,7 @@ aidb_status lsm_job_write(lsm_job *job, lsm_cursor *cursor) {
 }
 
 /* The manifest's head as it is to be with this version. */
-static lsm_manifest_header next_header(const aidb_db *db, const lsm_version *version, aidb_sequence max_sequence) {
+static lsm_manifest_header next_header(aidb_db *db, const lsm_version *version, aidb_sequence max_sequence) {
 	const lsm_shared *shared = db->shared;
 	lsm_manifest_header header = shared->manifest;
 	aidb_sequence visible = aidb_current_sequence(db);
@@ -162,6 +164,7 @@ static lsm_manifest_header next_header(const aidb_db *db, const lsm_version *ver
 	header.last_sequence = visible > header.last_sequence ? visible : header.last_sequence;
 	header.last_sequence = max_sequence > header.last_sequence ? max_sequence : header.last_sequence;
 	header.log_start = shared->memtables[version->memtables[version->memtable_count - 1]].log_position;
+	lsm_pins_save(db, &header);
 	return header;
 }
 
@@ -184,6 +187,7 @@ static aidb_status install(aidb_db *db, const lsm_version_edit *edit, aidb_seque
 		return rc;
 	}
 	shared->manifest = header;
+	lsm_pins_saved(db, &header);
 	lsm_fault_point(db, "manifest_written");
 	lsm_version_install(&db->arena, &shared->versions, ref, edit);
 	return AIDB_OK;

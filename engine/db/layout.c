@@ -51,7 +51,7 @@ static void carve_all(pieces *arena, lsm_shared *shared) {
 	shared->epochs.members = options->members;
 	shared->epochs.slots = carve(arena, options->members * sizeof(lsm_member_slot), LSM_CACHE_LINE);
 	shared->read_counters = carve(arena, options->members * sizeof(lsm_read_counters), LSM_CACHE_LINE);
-	shared->commits.slot_count = (uint32_t)power_of_two_above(2ull * options->members);
+	shared->commits.slot_count = (uint32_t)power_of_two_above(4ull * options->members);
 	shared->commits.slots = carve(arena, shared->commits.slot_count * sizeof(lsm_commit_slot), LSM_CACHE_LINE);
 	shared->snapshots.count = options->members * SNAPSHOTS_PER_MEMBER;
 	shared->snapshots.slots = carve(arena, shared->snapshots.count * sizeof(uint64_t), LSM_CACHE_LINE);
@@ -121,5 +121,6 @@ aidb_status lsm_layout(const lsm_arena *arena, lsm_shared *shared) {
 	lsm_memtable_reset(arena, &shared->memtables[0], 1, 0);
 	shared->commits.next_sequence = LSM_FIRST_SEQUENCE + 1;
 	atomic_store(&shared->commits.visible, LSM_FIRST_SEQUENCE);
+	atomic_store(&shared->commits.replicated, UINT64_MAX);
 	return lsm_versions_init(arena, &shared->heap, &shared->versions, 0);
 }

@@ -6,6 +6,7 @@
 
 #include "base/checksum.h"
 #include "db/db.h"
+#include "db/pin.h"
 
 /* Old segments kept for reuse, beyond those that recovery needs. */
 #define SPARE_SEGMENTS 2
@@ -194,12 +195,14 @@ aidb_status lsm_log_prepare(aidb_db *db, uint64_t position) {
 void lsm_log_discard(aidb_db *db, uint64_t position) {
 	lsm_log *log = &db->shared->log;
 	char path[LSM_PATH_BYTES];
+	uint64_t keep;
 
 	if (!lsm_latch_acquire(&db->arena.waiting, &log->segment_latch)) {
 		return;
 	}
-	if (position / log->geometry.segment_bytes > log->keep_segment) {
-		log->keep_segment = position / log->geometry.segment_bytes;
+	keep = lsm_pins_oldest(db, position) / log->geometry.segment_bytes;
+	if (keep > log->keep_segment) {
+		log->keep_segment = keep;
 	}
 	while (log->first_segment + SPARE_SEGMENTS < log->keep_segment) {
 		lsm_segment_path(db->directory, log->first_segment, path, sizeof(path));

@@ -38,6 +38,15 @@ void lsm_payload_head_write(uint8_t to[LSM_PAYLOAD_HEAD_BYTES], const lsm_payloa
 /* Leaves the reader at the operations. False when malformed. */
 bool lsm_payload_head_read(lsm_reader *reader, lsm_payload_head *head);
 
+/* A pin, see aidb_pin_create; without a name it is free. */
+typedef struct lsm_pin {
+	char name[AIDB_PIN_NAME_BYTES];
+	aidb_sequence sequence;
+	uint64_t position;
+	uint64_t stored; /* the position that the manifest has, from which a restart goes on */
+	bool lost;
+} lsm_pin;
+
 typedef struct lsm_log {
 	lsm_log_geometry geometry;
 	lsm_ref ring;
@@ -53,9 +62,10 @@ typedef struct lsm_log {
 	uint64_t copied_sequence; /* the last sequence known to be in the ring without a gap before it */
 	uint64_t copied_position; /* the log position after it */
 
-	lsm_latch segment_latch;   /* protects the segment files and the next two */
-	uint64_t first_segment;    /* the oldest whose file is there */
-	uint64_t keep_segment;     /* the oldest that recovery needs; those before it may be reused */
+	lsm_latch segment_latch; /* protects the segment files and the next three */
+	uint64_t first_segment;  /* the oldest whose file is there */
+	uint64_t keep_segment;   /* the oldest that recovery or a pin needs; those before it may be reused */
+	lsm_pin pins[AIDB_MAX_PINS];
 	_Atomic uint64_t prepared; /* segments are there up to this position */
 } lsm_log;
 
@@ -76,7 +86,7 @@ aidb_status lsm_log_prepare(aidb_db *db, uint64_t position);
 aidb_status lsm_log_wait_room(aidb_db *db, uint64_t end);
 /* Returns once the log is written (AIDB_WRITE) or durable (AIDB_SYNC) up to `end`. */
 aidb_status lsm_log_wait(aidb_db *db, uint64_t end, aidb_durability durability);
-/* Segments that lie wholly before `position` are not needed any more. */
+/* Segments that lie wholly before `position` are needed for pins at most. */
 void lsm_log_discard(aidb_db *db, uint64_t position);
 /* Closes this process's segment files. */
 void lsm_log_close(aidb_db *db);

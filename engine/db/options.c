@@ -38,6 +38,9 @@ static void fill_defaults(aidb_options *options) {
 	if (options->file_bytes == 0) {
 		options->file_bytes = clamp(options->memory_bytes / 8, 2 * MIB, 32 * MIB);
 	}
+	if (options->pin_limit_bytes == 0) {
+		options->pin_limit_bytes = 1024 * MIB;
+	}
 	if (options->filter_bits == 0) {
 		options->filter_bits = 10;
 	}

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "db/batch.h"
+#include "db/pin.h"
 #include "db/redo.h"
 
 /* ---- Files --------------------------------------------------------------------------------------------- */
@@ -506,6 +507,7 @@ static aidb_status replay_log(aidb_db *db, const listing *list, aidb_sequence la
 		shared->commits.next_sequence = sequence + 1;
 		atomic_store(&shared->commits.visible, sequence);
 		lsm_log_reset(db, end, sequence);
+		lsm_pins_check(db, 0, end);
 		rc = lsm_log_prepare(db, end + 1);
 	}
 	return rc;
@@ -572,6 +574,22 @@ static aidb_status create_store(aidb_db *db) {
 	return lsm_manifest_write(&db->arena, db->directory, manifest, lsm_version_current(&db->arena, &shared->versions));
 }
 
+/* The log is kept from where replay begins, or a pin stands that is not lost. */
+static void keep_log(aidb_db *db, const listing *list) {
+	lsm_log *log = &db->shared->log;
+	uint64_t segment = db->shared->manifest.log_start / log->geometry.segment_bytes;
+	uint64_t first = segment;
+
+	/* without a gap back from there */
+	for (uint32_t i = list->segment_count; i > 0; i--) {
+		if (list->segments[i - 1] + 1 == first) {
+			first = list->segments[i - 1];
+		}
+	}
+	lsm_pins_check(db, first, UINT64_MAX);
+	log->keep_segment = lsm_pins_oldest(db, db->shared->manifest.log_start) / log->geometry.segment_bytes;
+}
+
 aidb_status lsm_recover(aidb_db *db) {
 	lsm_shared *shared = db->shared;
 	loading load = {.db = db};
@@ -597,7 +615,8 @@ aidb_status lsm_recover(aidb_db *db) {
 		aidb_sequence last = shared->manifest.last_sequence;
 
 		atomic_store(&shared->commits.visible, last);
-		shared->log.keep_segment = shared->manifest.log_start / shared->log.geometry.segment_bytes;
+		lsm_pins_load(db);
+		keep_log(db, &list);
 		shared->log.first_segment = list.segment_count > 0 && list.segments[0] < shared->log.keep_segment
 										? list.segments[0]
 										: shared->log.keep_segment;

@@ -47,18 +47,19 @@ extern "C" {
 
 typedef enum aidb_status {
 	AIDB_OK = 0,
-	AIDB_NOT_FOUND,   /* no such key, file or store */
-	AIDB_INVALID,     /* an argument or option is wrong */
-	AIDB_LIMIT,       /* a key, value or batch is larger than the store accepts */
-	AIDB_IO,          /* the operating system reported an error; writes are off until the store is reopened */
-	AIDB_NO_SPACE,    /* the disk is full; reads go on, and writes resume once there is space */
-	AIDB_NO_MEMORY,   /* the process or the arena has no memory left for this call */
-	AIDB_CORRUPT,     /* bytes on disk are not what was written */
-	AIDB_UNSUPPORTED, /* the store was written by a newer version or with a feature this build lacks */
-	AIDB_IN_USE,      /* another process owns the store */
-	AIDB_EXISTS,      /* the store exists and was not to be */
-	AIDB_INTERRUPTED, /* the host asked a wait to end; nothing was changed, the call may be repeated */
-	AIDB_POISONED,    /* a member died inside the engine; reopen the store to recover */
+	AIDB_NOT_FOUND,    /* no such key, file or store */
+	AIDB_INVALID,      /* an argument or option is wrong */
+	AIDB_LIMIT,        /* a key, value or batch is larger than the store accepts */
+	AIDB_IO,           /* the operating system reported an error; writes are off until the store is reopened */
+	AIDB_NO_SPACE,     /* the disk is full; reads go on, and writes resume once there is space */
+	AIDB_NO_MEMORY,    /* the process or the arena has no memory left for this call */
+	AIDB_CORRUPT,      /* bytes on disk are not what was written */
+	AIDB_UNSUPPORTED,  /* the store was written by a newer version or with a feature this build lacks */
+	AIDB_IN_USE,       /* another process owns the store */
+	AIDB_EXISTS,       /* the store exists and was not to be */
+	AIDB_INTERRUPTED,  /* the host asked a wait to end; nothing was changed, the call may be repeated */
+	AIDB_POISONED,     /* a member died inside the engine; reopen the store to recover */
+	AIDB_UNREPLICATED, /* committed and durable here, but a replica that must have it too has not said so */
 } aidb_status;
 
 /* A short English phrase for a status. The text is static. */
@@ -134,6 +135,8 @@ typedef enum aidb_wait_reason {
 	AIDB_WAIT_PUBLISH, /* earlier commits to become visible */
 	AIDB_WAIT_ROOM,    /* memory to be freed by a flush */
 	AIDB_WAIT_JOB,     /* a background job to finish */
+	AIDB_WAIT_STREAM,  /* more log to read */
+	AIDB_WAIT_REPLICA, /* a replica to have a commit */
 } aidb_wait_reason;
 
 enum {
@@ -179,7 +182,7 @@ typedef struct aidb_host {
 
 	/*
 	 * Sleeps until woken, while *word == expected, at the longest timeout_us; may return early at any time.
-	 * Returns EINTR when `reason` is one that may take long (ROOM, JOB) and the caller should give up its wait
+	 * Returns EINTR when `reason` is one that may take long (ROOM, JOB, STREAM, REPLICA) and the caller should give up its wait
 	 * because a cancel or shutdown was asked for; 0 otherwise. The word lies in the arena.
 	 */
 	int (*wait)(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason);
@@ -230,6 +233,7 @@ typedef struct aidb_options {
 	uint32_t log_segment_bytes;           /* a power of two; default 16 MiB, less for a small arena */
 	uint64_t file_bytes;                  /* target size of an SSTable; default 32 MiB, less for a small arena */
 	uint32_t filter_bits;                 /* bloom filter bits a key, 1 to 20; default 10 */
+	uint64_t pin_limit_bytes;             /* of log that a pin may hold, see aidb_pin_create; default 1 GiB */
 	aidb_compression compression_default; /* ignored unless compression_set */
 	bool compression_set;                 /* default: snappy */
 	bool create_if_missing;               /* aidb_open, aidb_start: make a new store in an empty or absent directory */
@@ -451,6 +455,93 @@ AIDB_PUBLIC aidb_status aidb_redo_add(aidb_redo *redo, aidb_slice record);
 AIDB_PUBLIC void aidb_redo_discard(aidb_redo *redo);
 /* Writes the file, unless it is not there and nothing would be in it, durably. Releases the handle in any case. */
 AIDB_PUBLIC aidb_status aidb_redo_close(aidb_redo *redo);
+
+/* ---- Replication --------------------------------------------------------------------------------------- */
+
+/* An operation of a batch, as bytes that others wrote. */
+typedef enum aidb_operation_kind { AIDB_OPERATION_PUT, AIDB_OPERATION_DELETE } aidb_operation_kind;
+typedef struct aidb_operation {
+	aidb_operation_kind kind;
+	aidb_slice key;
+	aidb_slice value; /* of a put; of a deletion its note, or empty */
+	aidb_slice bytes; /* the whole operation */
+} aidb_operation;
+
+/* Takes the first operation off *operations; *operation points into the bytes. False: none is left, or what is left is
+ * malformed; then operations->size is not 0. */
+AIDB_PUBLIC bool aidb_operation_next(aidb_slice *operations, aidb_operation *operation);
+/* Adds a copy of an operation that aidb_operation_next has given. */
+AIDB_PUBLIC aidb_status aidb_batch_add(aidb_batch *batch, const aidb_operation *operation);
+
+/*
+ * A pin keeps the log from a commit on, so that a replica that was away finds what it has missed. It outlives restarts. It
+ * lets go, and is lost, when more than pin_limit_bytes have been written since, or when a damaged log was cut below it.
+ */
+#define AIDB_MAX_PINS 16u
+#define AIDB_PIN_NAME_BYTES 32u /* with a final zero byte */
+
+typedef struct aidb_pin {
+	char name[AIDB_PIN_NAME_BYTES];
+	aidb_sequence sequence;  /* commits beyond this one are kept */
+	uint64_t position;       /* in the log, behind it */
+	uint64_t retained_bytes; /* of log since */
+	bool lost;
+} aidb_pin;
+
+/* Finds the pin of this name, or makes one at the newest commit, which is durable on return. One that is lost is made anew.
+ * AIDB_LIMIT when there are AIDB_MAX_PINS; AIDB_INVALID for an empty or too long name. */
+AIDB_PUBLIC aidb_status aidb_pin_create(aidb_db *db, const char *name, aidb_pin *pin);
+/* Moves it forward to the end of a record that a stream has handed out; a place before its present one changes nothing.
+ * AIDB_NOT_FOUND when there is none, or it is lost. Cheap: not durable before the next flush. */
+AIDB_PUBLIC aidb_status aidb_pin_advance(aidb_db *db, const char *name, aidb_sequence sequence, uint64_t position);
+AIDB_PUBLIC aidb_status aidb_pin_drop(aidb_db *db, const char *name); /* AIDB_NOT_FOUND when there is none */
+/* All pins into pins[AIDB_MAX_PINS]; returns how many. */
+AIDB_PUBLIC uint32_t aidb_pin_list(aidb_db *db, aidb_pin *pins);
+
+/*
+ * Reads the commits of the log in order, and never one that is not durable yet. A stream belongs to one thread, holds no
+ * latch and no memory of the arena.
+ */
+typedef struct aidb_stream aidb_stream;
+
+typedef struct aidb_stream_record {
+	aidb_sequence sequence;
+	aidb_batch_state state;
+	aidb_tag tag;
+	uint32_t count;
+	aidb_slice operations; /* valid until the next call on the stream */
+	uint64_t end;          /* log position after the record, for aidb_pin_advance */
+} aidb_stream_record;
+
+/* A stream of the commits beyond `after`, of which a pin keeps the log. AIDB_NOT_FOUND when the pin is lost or lies beyond
+ * `after`, or when the store has no commit `after`: the replica has fallen behind or is of another history. */
+AIDB_PUBLIC aidb_status aidb_stream_open(aidb_db *db, const char *pin, aidb_sequence after, aidb_stream **stream);
+AIDB_PUBLIC void aidb_stream_close(aidb_stream *stream); /* NULL is fine */
+/*
+ * Lets the stream see all that is durable now. When it has handed out all of that already, waits for more, for
+ * aidb_stream_wake, or for timeout_us (0: not at all); *more says whether there is any. AIDB_INTERRUPTED when the host
+ * wants the wait to end.
+ */
+AIDB_PUBLIC aidb_status aidb_stream_wait(aidb_stream *stream, uint64_t timeout_us, bool *more);
+/* Ends the waits of all streams. Cheap when nobody waits. */
+AIDB_PUBLIC void aidb_stream_wake(aidb_db *db);
+/* The next commit; AIDB_NOT_FOUND when all has been handed out that the last aidb_stream_wait saw. AIDB_CORRUPT when the
+ * log is damaged, with the place. */
+AIDB_PUBLIC aidb_status aidb_stream_next(aidb_stream *stream, aidb_stream_record *record);
+
+/*
+ * A store whose commits must be durable elsewhere, too. Once required, a commit becomes visible, and a write returns, only
+ * when it is durable here and aidb_replication_advance has named its sequence or a later one; whatever its durability
+ * asked for, it is synced. A write that the host interrupts in this wait gives AIDB_UNREPLICATED: it may be visible
+ * later. A batch that is refused before its commit with AIDB_INTERRUPTED has left nothing. Not required after a start.
+ */
+AIDB_PUBLIC void aidb_replication_require(aidb_db *db, aidb_sequence replicated);
+/* Commits are acknowledged by this store alone again; who waits goes on. */
+AIDB_PUBLIC void aidb_replication_release(aidb_db *db);
+/* A lower sequence than before changes nothing, nor does it when nothing is required. */
+AIDB_PUBLIC void aidb_replication_advance(aidb_db *db, aidb_sequence replicated);
+/* Waits until `sequence` is visible; AIDB_INTERRUPTED. */
+AIDB_PUBLIC aidb_status aidb_wait_visible(aidb_db *db, aidb_sequence sequence);
 
 /* ---- Maintenance --------------------------------------------------------------------------------------- */
 

@@ -3,6 +3,7 @@
  *
  *   magic u64 "AIDBman1" | format version u32 | number of files u32
  *   store id u64 | segment bytes u64 | next file number u64 | last sequence u64 | log start u64 | edit u64
+ *   number of pins u32 (since version 2) | for each pin: name, 32 bytes | sequence u64 | log position u64
  *   for each file, level by level, in the order of its level:
  *     level u8 | number u64
  *     file bytes u64 | entries u64 | deletes u64 | min sequence u64 | max sequence u64 | max tag u64 | raw bytes u64
@@ -26,6 +27,7 @@
 #define NEW_NAME "MANIFEST.new"
 #define MAGIC 0x316e616d42444941ull /* "AIDBman1" */
 #define HEADER_BYTES 64u
+#define PIN_BYTES (AIDB_PIN_NAME_BYTES + 16u)
 #define FILE_FIXED_BYTES 97u /* a file's entry without its keys' lengths and bytes */
 #define CHECKSUM_BYTES 8u
 #define MAX_MANIFEST_BYTES (1ull << 30)
@@ -60,6 +62,16 @@ static void encode_header(uint8_t *to, const lsm_manifest_header *header, uint32
 	put_u64(to, header->edit);
 }
 
+static uint8_t *encode_pins(uint8_t *to, const lsm_manifest_header *header) {
+	to = put_u32(to, header->pin_count);
+	for (uint32_t i = 0; i < header->pin_count; i++) {
+		memcpy(to, header->pins[i].name, AIDB_PIN_NAME_BYTES);
+		to = put_u64(to + AIDB_PIN_NAME_BYTES, header->pins[i].sequence);
+		to = put_u64(to, header->pins[i].position);
+	}
+	return to;
+}
+
 static uint8_t *encode_file(uint8_t *to, int level, const lsm_file *file) {
 	const lsm_sstable_properties *properties = &file->properties;
 
@@ -84,7 +96,7 @@ static uint8_t *encode_file(uint8_t *to, int level, const lsm_file *file) {
 static aidb_status encode(const lsm_arena *arena, const lsm_manifest_header *header, const lsm_version *version,
 						  aidb_buffer *out) {
 	uint32_t count = version->level_begin[AIDB_LEVELS];
-	size_t bytes = HEADER_BYTES + CHECKSUM_BYTES;
+	size_t bytes = HEADER_BYTES + sizeof(uint32_t) + header->pin_count * PIN_BYTES + CHECKSUM_BYTES;
 	uint8_t *to;
 	aidb_status rc;
 
@@ -98,7 +110,7 @@ static aidb_status encode(const lsm_arena *arena, const lsm_manifest_header *hea
 		return rc;
 	}
 	encode_header((uint8_t *)out->data, header, count);
-	to = (uint8_t *)out->data + HEADER_BYTES;
+	to = encode_pins((uint8_t *)out->data + HEADER_BYTES, header);
 	for (int level = 0; level < AIDB_LEVELS; level++) {
 		for (uint32_t i = 0; i < lsm_level_count(version, level); i++) {
 			to = encode_file(to, level, lsm_level_file(arena, version, level, i));
@@ -216,15 +228,37 @@ static aidb_status check(const char *path, const aidb_buffer *bytes) {
 		return corrupt(path, checked, "the checksum does not match");
 	}
 	version = lsm_get_u32(data + 8);
-	if (version != LSM_MANIFEST_VERSION) {
-		return lsm_fail(AIDB_UNSUPPORTED, "%s: offset 8: format version %u is not %u, which this build knows", path,
+	if (version == 0 || version > LSM_MANIFEST_VERSION) {
+		return lsm_fail(AIDB_UNSUPPORTED,
+						"%s: offset 8: format version %u is none of those up to %u, which this build knows", path,
 						version, LSM_MANIFEST_VERSION);
 	}
 	return AIDB_OK;
 }
 
-static void decode_header(lsm_reader *reader, lsm_manifest_header *header, uint32_t *files) {
-	lsm_read_bytes(reader, 12);
+/* False: malformed. */
+static bool decode_pins(lsm_reader *reader, lsm_manifest_header *header) {
+	header->pin_count = lsm_read_u32(reader);
+	if (reader->failed || header->pin_count > AIDB_MAX_PINS) {
+		return false;
+	}
+	for (uint32_t i = 0; i < header->pin_count; i++) {
+		lsm_manifest_pin *pin = &header->pins[i];
+		const uint8_t *name = lsm_read_bytes(reader, AIDB_PIN_NAME_BYTES);
+
+		pin->sequence = lsm_read_u64(reader);
+		pin->position = lsm_read_u64(reader);
+		if (reader->failed || name[0] == 0 || name[AIDB_PIN_NAME_BYTES - 1] != 0) {
+			return false;
+		}
+		memcpy(pin->name, name, AIDB_PIN_NAME_BYTES);
+	}
+	return true;
+}
+
+static void decode_header(lsm_reader *reader, lsm_manifest_header *header, uint32_t *version, uint32_t *files) {
+	lsm_read_bytes(reader, 8);
+	*version = lsm_read_u32(reader);
 	*files = lsm_read_u32(reader);
 	header->store_id = lsm_read_u64(reader);
 	header->segment_bytes = lsm_read_u64(reader);
@@ -282,9 +316,12 @@ static aidb_status decode(const char *path, const aidb_buffer *bytes, lsm_manife
 						  lsm_manifest_file each, void *argument) {
 	lsm_reader reader = lsm_reader_of(bytes->data, bytes->size - CHECKSUM_BYTES);
 	aidb_status rc = AIDB_OK;
-	uint32_t files;
+	uint32_t version, files;
 
-	decode_header(&reader, header, &files);
+	decode_header(&reader, header, &version, &files);
+	if (version >= 2 && !decode_pins(&reader, header)) {
+		return corrupt(path, HEADER_BYTES, "the list of pins is malformed");
+	}
 	for (uint32_t i = 0; rc == AIDB_OK && i < files; i++) {
 		size_t offset = (size_t)(reader.at - (const uint8_t *)bytes->data);
 

@@ -10,7 +10,14 @@
 
 #include "store/version.h"
 
-#define LSM_MANIFEST_VERSION 1u
+#define LSM_MANIFEST_VERSION 2u /* 1 had no pins, and is read */
+
+/* A place of the log from which on it is kept. */
+typedef struct lsm_manifest_pin {
+	char name[AIDB_PIN_NAME_BYTES]; /* zeroes after the name */
+	aidb_sequence sequence;
+	uint64_t position;
+} lsm_manifest_pin;
 
 /* Everything in it but the files. */
 typedef struct lsm_manifest_header {
@@ -20,6 +27,8 @@ typedef struct lsm_manifest_header {
 	aidb_sequence last_sequence; /* no commit before this was lost track of */
 	uint64_t log_start;          /* recovery replays the log from here */
 	uint64_t edit;               /* counts writes of the manifest */
+	uint32_t pin_count;
+	lsm_manifest_pin pins[AIDB_MAX_PINS];
 } lsm_manifest_header;
 
 /* Called for each file; `level` below AIDB_LEVELS. The file is in the order of its level. */

@@ -281,9 +281,10 @@ static int counted_rename(void *context, const char *from, const char *to) {
 }
 
 static int faulty_wait(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason) {
-	int error = atomic_load(&faults.room_error);
+	int error = atomic_load(reason == AIDB_WAIT_REPLICA || reason == AIDB_WAIT_STREAM ? &faults.replica_error
+																					  : &faults.room_error);
 
-	if (error != 0 && (reason == AIDB_WAIT_ROOM || reason == AIDB_WAIT_JOB)) {
+	if (error != 0 && reason >= AIDB_WAIT_ROOM) {
 		return error;
 	}
 	return below.wait(context, word, expected, timeout_us, reason);

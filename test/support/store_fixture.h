@@ -58,7 +58,8 @@ typedef struct store_faults {
 	_Atomic int write_error[STORE_FILES];
 	_Atomic int sync_error[STORE_FILES];
 	_Atomic int before_log_error;
-	_Atomic int room_error;         /* of waits that may take long */
+	_Atomic int room_error;         /* of waits for memory or jobs, which may take long */
+	_Atomic int replica_error;      /* of waits for more log, or for a replica */
 	_Atomic uint32_t sync_delay_us; /* how long a sync of a file takes */
 	_Atomic uint32_t syncs;         /* counts calls, as do the next */
 	_Atomic uint32_t allocations;

@@ -602,7 +602,7 @@ static void manifest_of_a_newer_version_is_refused(void **state) {
 	file_store(path, bytes, size);
 	free(bytes);
 	assert_status(store_try_open(&store), AIDB_UNSUPPORTED);
-	expect_error_names(path, "version 2", NULL);
+	expect_error_names(path, "version 3", NULL);
 	assert_int_equal(directory_count(store.directory, ".sst", NULL, NULL), 3);
 	store_destroy(&store);
 }
