@@ -4,6 +4,7 @@
 #include "access/xact.h"
 #include "catalog/pg_extension.h"
 #include "common/hashfn.h"
+#include "ddl_log.h"
 #include "key_codec.h"
 #include "latest.h"
 #include "miscadmin.h"
@@ -28,6 +29,7 @@
 #define PURGE_BATCH_ROWS 1000     /* rows of a commit of the purge */
 #define PURGE_BATCH_BYTES 0x40000 /* and its bytes, where the store accepts that much */
 #define CATALOG_LOCK "aidb_catalog"
+#define PURGE_LOCK 1 /* names of key spaces are locked with 0 */
 
 /* What all backends know of the counter; under the tranche's lock. A restart forgets the rest of a block. */
 typedef struct id_source {
@@ -36,6 +38,7 @@ typedef struct id_source {
 } id_source;
 
 static id_source *ids;
+static uint32 given_id = 0; /* for the next table or key space; 0: none */
 
 /* ---- Rows ----------------------------------------------------------------------------------------------- */
 
@@ -176,8 +179,8 @@ static void take_block(aidb_db *store, aidb_slice key) {
 	*ids = (id_source){next, next + ID_BLOCK};
 }
 
-/* An id that was never given out before, as from a sequence: not transactional. */
-static uint32 new_index_id(void) {
+/* As from a sequence. */
+uint32 aipg_catalog_new_id(void) {
 	aidb_db *store = aipg_store();
 	LWLock *lock = &GetNamedLWLockTranche(CATALOG_LOCK)->lock;
 	aidb_slice key = slice_of(catalog_key(INDEX_COUNTER));
@@ -190,6 +193,17 @@ static uint32 new_index_id(void) {
 	index_id = ids->next++;
 	LWLockRelease(lock);
 	return index_id;
+}
+
+void aipg_catalog_give_id(uint32 index_id) {
+	given_id = index_id;
+}
+
+static uint32 new_index_id(void) {
+	uint32 index_id = given_id;
+
+	given_id = 0;
+	return index_id != 0 ? index_id : aipg_catalog_new_id();
 }
 
 /* ---- Tables --------------------------------------------------------------------------------------------- */
@@ -206,18 +220,20 @@ static void announce(Oid relid) {
 
 void aipg_catalog_create(Oid relid) {
 	put_row(table_key(MyDatabaseId, relid), new_index_id());
-	announce(relid);
+	announce(relid); /* its definition is logged by who knows the statement */
 }
 
 void aipg_catalog_truncate(Oid relid) {
 	StringInfo key = table_key(MyDatabaseId, relid);
+	uint32 index_id = new_index_id();
 	uint32 old;
 
 	aipg_predicate_check_truncate(relid);
 	if (read_row(key, &old)) {
 		queue_for_purge(old);
+		aipg_ddl_log_add(&(aipg_change){.kind = AIPG_CHANGE_TRUNCATE, .index_id = index_id, .former = old});
 	}
-	put_row(key, new_index_id());
+	put_row(key, index_id);
 	announce(relid);
 }
 
@@ -228,6 +244,7 @@ void aipg_catalog_drop(Oid relid) {
 	if (read_row(key, &old)) {
 		queue_for_purge(old);
 		aipg_remove(slice_of(key));
+		aipg_ddl_log_add(&(aipg_change){.kind = AIPG_CHANGE_DROP, .index_id = old});
 	}
 }
 
@@ -255,6 +272,8 @@ uint32 aipg_catalog_make_space(const char *name, size_t size) {
 	if (!read_row(key, &index_id)) {
 		index_id = new_index_id();
 		put_row(key, index_id);
+		aipg_ddl_log_add(&(aipg_change){
+			.kind = AIPG_CHANGE_SPACE, .index_id = index_id, .name = pnstrdup(name, size), .search_path = ""});
 	}
 	return index_id;
 }
@@ -302,7 +321,44 @@ void aipg_catalog_drop_spaces(void) {
 	drop_below(catalog_key1(INDEX_SPACES, MyDatabaseId));
 }
 
+/* The table whose row the key is of. */
+static Oid relation_of(aidb_slice key) {
+	Oid relid;
+
+	if (key.size != AIPG_KEY_PREFIX_BYTES + 2 * sizeof(relid)) {
+		report_malformed(key.size);
+	}
+	memcpy(&relid, (const char *)key.data + AIPG_KEY_PREFIX_BYTES + sizeof(relid), sizeof(relid));
+	return pg_ntoh32(relid);
+}
+
+Oid aipg_catalog_find_table(uint32 index_id) {
+	ListCell *cell;
+
+	foreach(cell, collect_below(catalog_key1(INDEX_TABLES, MyDatabaseId))) {
+		const catalog_row *row = lfirst(cell);
+
+		if (row->index_id == index_id) {
+			return relation_of(row->key);
+		}
+	}
+	return InvalidOid;
+}
+
+List *aipg_catalog_ids(void) {
+	List *rows = list_concat(collect_below(catalog_key1(INDEX_TABLES, MyDatabaseId)),
+							 collect_below(catalog_key1(INDEX_SPACES, MyDatabaseId)));
+	List *index_ids = NIL;
+	ListCell *cell;
+
+	foreach(cell, rows) {
+		index_ids = lappend_int(index_ids, (int)((const catalog_row *)lfirst(cell))->index_id);
+	}
+	return index_ids;
+}
+
 void aipg_catalog_drop_database(Oid database) {
+	aipg_ddl_log_forget(database);
 	drop_below(catalog_key1(INDEX_TABLES, database));
 	drop_below(catalog_key1(INDEX_SPACES, database));
 }
@@ -323,6 +379,47 @@ static bool any_below(StringInfo prefix) {
 
 bool aipg_catalog_database_used(Oid database) {
 	return any_below(catalog_key1(INDEX_TABLES, database)) || any_below(catalog_key1(INDEX_SPACES, database));
+}
+
+/* ---- Promotion ------------------------------------------------------------------------------------------ */
+
+/* The highest index id in the values of rows below the prefix. */
+static uint32 highest_below(StringInfo prefix, uint32 highest) {
+	ListCell *cell;
+
+	foreach(cell, collect_below(prefix)) {
+		highest = Max(highest, ((const catalog_row *)lfirst(cell))->index_id);
+	}
+	return highest;
+}
+
+/* The number at the end of the last key below the prefix. */
+static uint32 last_number(uint32 index_id, uint32 highest) {
+	aipg_view view = aipg_latest_begin();
+	aipg_cursor *cursor = open_prefix(catalog_key(index_id), &view);
+	aidb_slice key, value;
+	uint32 number;
+
+	while (aipg_cursor_next(cursor, &key, &value)) {
+		memcpy(&number, (const char *)key.data + key.size - sizeof(number), sizeof(number));
+		highest = Max(highest, pg_ntoh32(number));
+	}
+	aipg_cursor_close(cursor);
+	aipg_latest_end();
+	return highest;
+}
+
+void aipg_catalog_pass_ids(void) {
+	LWLock *lock = &GetNamedLWLockTranche(CATALOG_LOCK)->lock;
+	aidb_slice key = slice_of(catalog_key(INDEX_COUNTER));
+	uint32 highest = highest_below(catalog_key(INDEX_TABLES), highest_below(catalog_key(INDEX_SPACES), 0));
+
+	highest = last_number(AIPG_INDEX_DEFINITIONS, last_number(INDEX_DROPPED, highest));
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	do {
+		take_block(aipg_store(), key);
+	} while (ids->next <= highest);
+	LWLockRelease(lock);
 }
 
 /* ---- Purging -------------------------------------------------------------------------------------------- */
@@ -405,6 +502,8 @@ bool aipg_catalog_purge(int limit) {
 	aipg_cursor *queue;
 	aidb_slice entry, value;
 
+	/* one at a time: a replica that is copied anew gives ids out again, once the rows that had them are gone */
+	LockDatabaseObject(ExtensionRelationId, InvalidOid, PURGE_LOCK, ExclusiveLock);
 	view = aipg_latest_begin();
 	queue = open_prefix(catalog_key(INDEX_DROPPED), &view);
 	while (limit > 0 && aipg_cursor_next(queue, &entry, &value)) {

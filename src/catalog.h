@@ -8,8 +8,11 @@
  *   4 counter                                  version (u8), first index id not given out (u32)
  *   5 prepared transactions, see prepared.h
  *   6 timeline, see lineage.h               version (u8), timeline (u32)
+ *   7 is not used
+ *   8 definitions, see ddl_log.h
+ *   9 position of a replica, 10 batches in doubt, see replication/apply.h
  *
- * Numbers are big-endian. All rows but those of 4 to 6 are transactional: they go through the write set, so that CREATE,
+ * Numbers are big-endian. All rows but those of 4 to 6 and 9, 10 are transactional: they go through the write set, so that CREATE,
  * DROP and TRUNCATE roll back with their transaction. Callers hold a lock on the relation that keeps others from
  * changing its row; names of key spaces are locked here.
  */
@@ -18,17 +21,30 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
+
 #define AIPG_INDEX_PREPARED 5
 #define AIPG_INDEX_LINEAGE 6
+#define AIPG_INDEX_DEFINITIONS 8
+#define AIPG_INDEX_POSITION 9
+#define AIPG_INDEX_IN_DOUBT 10
 #define AIPG_FIRST_INDEX_ID 16 /* those below are reserved */
 
 /* Called from the shared memory hooks. */
 extern void aipg_catalog_shmem_request(void);
 extern void aipg_catalog_shmem_startup(void);
 
+/* A number that was never given out before, larger than all that were; not transactional. */
+extern uint32 aipg_catalog_new_id(void);
+/* The next table or key space that this process makes or truncates gets this index id, as it has at the primary. */
+extern void aipg_catalog_give_id(uint32 index_id);
+/* No id up to the highest that rows of the catalog bear is given out from now on. For a replica that becomes a primary. */
+extern void aipg_catalog_pass_ids(void);
+
 /* -- tables: (database, relation) -> index id -- */
 
 extern bool aipg_catalog_lookup(Oid relid, uint32 *index_id); /* false when the relation has no row */
+extern Oid aipg_catalog_find_table(uint32 index_id);          /* of the current database; InvalidOid: none */
 extern void aipg_catalog_create(Oid relid);                   /* a new id for a new table */
 extern void aipg_catalog_truncate(Oid relid);                 /* a new id; the old one's rows are queued for removal */
 extern void aipg_catalog_drop(Oid relid);                     /* the same, without a new id; nothing without a row */
@@ -39,6 +55,9 @@ extern bool aipg_catalog_find_space(const char *name, size_t size, uint32 *index
 /* The same, and makes one that does not exist; its name is then locked until the transaction ends. */
 extern uint32 aipg_catalog_make_space(const char *name, size_t size);
 extern void aipg_catalog_drop_spaces(void);
+
+/* The index ids of all tables and key spaces of the current database, as a list of integers. */
+extern List *aipg_catalog_ids(void);
 
 /* -- databases -- */
 

@@ -3,6 +3,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
@@ -12,6 +13,7 @@
 #include "commands/extension.h"
 #include "ddl_alter.h"
 #include "ddl_create.h"
+#include "ddl_log.h"
 #include "options.h"
 #include "table.h"
 #include "tcop/utility.h"
@@ -149,6 +151,19 @@ static void execute(const utility_call *call) {
 		 call->destination, call->completion);
 }
 
+/* For replicas; InvalidOid: there is nothing to log. */
+static void log_change(const utility_call *call, aipg_change_kind kind, Oid relid) {
+	aipg_change change = {.kind = kind};
+
+	if (OidIsValid(relid)) {
+		aipg_catalog_lookup(relid, &change.index_id);
+		change.schema = get_namespace_name(get_rel_namespace(relid));
+		change.name = get_rel_name(relid);
+		change.statement = aipg_statement_text(call->query, call->planned->stmt_location, call->planned->stmt_len);
+		aipg_ddl_log_add(&change);
+	}
+}
+
 static void create_table(utility_call call) {
 	CreateForeignTableStmt *statement = (CreateForeignTableStmt *)call.planned->utilityStmt;
 	List *primary_key;
@@ -163,20 +178,52 @@ static void create_table(utility_call call) {
 	statement = (CreateForeignTableStmt *)call.planned->utilityStmt;
 	primary_key = aipg_take_primary_key(statement);
 	execute(&call);
-	aipg_finish_create(statement, primary_key);
+	log_change(&call, AIPG_CHANGE_CREATE, aipg_finish_create(statement, primary_key));
+}
+
+/* The AiDb table of this name; InvalidOid when it is none. */
+static Oid altered_table(RangeVar *name) {
+	Oid relid = name == NULL ? InvalidOid : RangeVarGetRelid(name, NoLock, true);
+
+	return OidIsValid(relid) && aipg_is_table(relid) ? relid : InvalidOid;
+}
+
+/* Roles are each server's own. */
+static bool changes_only_owner(const AlterTableStmt *statement) {
+	ListCell *cell;
+
+	foreach(cell, statement->cmds) {
+		if (lfirst_node(AlterTableCmd, cell)->subtype != AT_ChangeOwner) {
+			return false;
+		}
+	}
+	return true;
 }
 
 static void alter_table(const utility_call *call) {
 	aipg_alteration *alteration;
+	Oid relid;
 
 	/* CREATE FOREIGN TABLE sets column options by an ALTER of its own. */
 	if (call->context == PROCESS_UTILITY_SUBCOMMAND) {
 		execute(call);
 		return;
 	}
+	relid = altered_table(((AlterTableStmt *)call->planned->utilityStmt)->relation);
 	alteration = aipg_prepare_alter((AlterTableStmt *)call->planned->utilityStmt);
 	execute(call);
 	aipg_finish_alter(alteration);
+	if (!changes_only_owner((AlterTableStmt *)call->planned->utilityStmt)) {
+		log_change(call, AIPG_CHANGE_ALTER, relid);
+	}
+}
+
+/* RENAME and SET SCHEMA, of tables and of columns. */
+static void change_name(const utility_call *call, RangeVar *name) {
+	Oid relid = altered_table(name);
+
+	execute(call);
+	log_change(call, AIPG_CHANGE_ALTER, relid);
 }
 
 static void process_utility(PlannedStmt *planned, const char *query, bool read_only_tree, ProcessUtilityContext context,
@@ -190,6 +237,12 @@ static void process_utility(PlannedStmt *planned, const char *query, bool read_o
 		break;
 	case T_AlterTableStmt:
 		alter_table(&call);
+		break;
+	case T_RenameStmt:
+		change_name(&call, ((RenameStmt *)planned->utilityStmt)->relation);
+		break;
+	case T_AlterObjectSchemaStmt:
+		change_name(&call, ((AlterObjectSchemaStmt *)planned->utilityStmt)->relation);
 		break;
 	case T_CreatedbStmt:
 		check_template((CreatedbStmt *)planned->utilityStmt);

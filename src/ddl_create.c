@@ -154,14 +154,14 @@ static void set_not_null(Relation relation) {
 	aipg_alter(RelationGetRelid(relation), commands);
 }
 
-void aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_key) {
+Oid aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_key) {
 	Oid relid = RangeVarGetRelid(statement->base.relation, NoLock, true);
 	uint32 index_id;
 	Relation relation;
 
 	/* What IF NOT EXISTS has found is another relation, or has its row. */
 	if (!OidIsValid(relid) || !aipg_is_table(relid) || aipg_catalog_lookup(relid, &index_id)) {
-		return;
+		return InvalidOid;
 	}
 	CommandCounterIncrement();
 	set_key_options(relid, primary_key);
@@ -175,4 +175,5 @@ void aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_k
 	set_not_null(relation);
 	table_close(relation, NoLock);
 	aipg_catalog_create(relid);
+	return relid;
 }

@@ -15,7 +15,8 @@
 extern bool aipg_creates_table(const CreateForeignTableStmt *statement);
 /* Takes PRIMARY KEY out of the statement; returns the names (char *) of its columns, NIL when there is none. */
 extern List *aipg_take_primary_key(CreateForeignTableStmt *statement);
-/* After core has executed it; does nothing when IF NOT EXISTS found a relation. Raises when the table has no key. */
-extern void aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_key);
+/* After core has executed it; does nothing when IF NOT EXISTS found a relation, and gives
+ * InvalidOid then, otherwise the table. Raises when it has no key. */
+extern Oid aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_key);
 
 #endif

@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
+#include "role.h"
 #include "shared.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -45,7 +46,10 @@ static bool host_member_alive(void *context, uint32_t member) {
 }
 
 /* Only what ends the statement or the process; ShutdownRequestPending is how our workers are asked to. */
-static bool wants_to_stop(void) {
+static bool wants_to_stop(aidb_wait_reason reason) {
+	if (reason == AIDB_WAIT_REPLICA && aipg_role_is_sealed()) {
+		return true; /* no replica will ever acknowledge to this server again */
+	}
 	return ShutdownRequestPending || (InterruptHoldoffCount == 0 && (QueryCancelPending || ProcDiePending));
 }
 
@@ -78,14 +82,14 @@ static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t 
 	bool may_take_long = reason == AIDB_WAIT_ROOM || reason == AIDB_WAIT_JOB || reason == AIDB_WAIT_STREAM ||
 						 reason == AIDB_WAIT_REPLICA;
 
-	if (may_take_long && wants_to_stop()) {
+	if (may_take_long && wants_to_stop(reason)) {
 		return EINTR;
 	}
 	pgstat_report_wait_start(PG_WAIT_EXTENSION);
 	futex_wait(NULL, word, expected, timeout_us, reason);
 	pgstat_report_wait_end();
 	aipg_leave_if_orphaned();
-	return may_take_long && wants_to_stop() ? EINTR : 0;
+	return may_take_long && wants_to_stop(reason) ? EINTR : 0;
 }
 
 static void host_background(void *context, aidb_work_kind kind) {
@@ -193,12 +197,15 @@ static aidb_tag_fate host_tag_fate(void *context, aidb_tag tag) {
 }
 
 static aidb_sequence host_snapshot_floor(void *context) {
-	return aipg_view_floor(horizon());
+	aidb_sequence floor = aipg_view_floor(horizon());
+	aidb_sequence published = aipg_role_published();
+
+	return published < floor ? published : floor;
 }
 
 /* The end of the last record in PostgreSQL's log. Where a page begins, the place for the next record lies behind a header
  * that is not there to be flushed yet. */
-static XLogRecPtr inserted_end(void) {
+XLogRecPtr aipg_inserted_end(void) {
 	XLogRecPtr next = GetXLogInsertRecPtr();
 	uint32 offset = next % XLOG_BLCKSZ;
 	XLogRecPtr page = next - offset;
@@ -215,7 +222,7 @@ static int host_before_log_write(void *context) {
 	XLogRecPtr lsn = InvalidXLogRecPtr;
 
 	if (pg_atomic_read_u32(&aipg_shared_memory->asynchronous_commits) != 0) {
-		lsn = inserted_end();
+		lsn = aipg_inserted_end();
 	}
 	pg_read_barrier(); /* a commit that is not counted any more has raised required_lsn before */
 	lsn = Max(lsn, pg_atomic_read_u64(&aipg_shared_memory->required_lsn));

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "access/xlogdefs.h"
 #include "aidb.h"
 
 extern const aidb_host *aipg_host(void);
@@ -16,6 +17,9 @@ extern void aipg_leave_if_orphaned(void);
 /* Whether checkpoints must not go on without this process. Then the checkpointer, which would wait for ever and keep a new
  * server from starting, leaves with it. */
 extern bool aipg_holds_checkpointer;
+
+/* The end of the last record in PostgreSQL's log, to flush it up to. */
+extern XLogRecPtr aipg_inserted_end(void);
 
 /* Acts on aidb.fault_point when it names this step; for tests. */
 extern void aipg_fault_point(const char *name);

@@ -15,6 +15,8 @@
 #include "miscadmin.h"
 #include "parser/analyze.h"
 #include "prepared.h"
+#include "replication/standby.h"
+#include "role.h"
 #include "settings.h"
 #include "shared.h"
 #include "storage/ipc.h"
@@ -45,6 +47,7 @@ static void shmem_request(void) {
 	aipg_prepared_shmem_request();
 	aipg_durable_id_shmem_request();
 	aipg_guard_shmem_request();
+	aipg_role_shmem_request();
 }
 
 static void shmem_startup(void) {
@@ -57,6 +60,7 @@ static void shmem_startup(void) {
 	aipg_prepared_shmem_startup();
 	aipg_durable_id_shmem_startup();
 	aipg_guard_shmem_startup();
+	aipg_role_shmem_startup();
 }
 
 /* PostgreSQL has just taken the snapshot for analysis: the first moment to take ours, where a transaction has but one. */
@@ -143,4 +147,5 @@ void _PG_init(void) {
 	aipg_ddl_init();
 	aipg_upsert_init();
 	aipg_worker_register();
+	aipg_standby_register();
 }

@@ -4,7 +4,8 @@
 #ifndef AIPG_SETTINGS_H
 #define AIPG_SETTINGS_H
 
-extern int aipg_memory_mb; /* aidb.memory: the arena */
+extern int aipg_memory_mb;    /* aidb.memory: the arena */
+extern bool aipg_allow_mixed; /* aidb.allow_mixed */
 
 /* Defines the settings; from _PG_init. */
 extern void aipg_settings_init(void);

@@ -10,6 +10,7 @@
 #include "host.h"
 #include "lineage.h"
 #include "miscadmin.h"
+#include "role.h"
 #include "settings.h"
 #include "shared.h"
 #include "storage/ipc.h"
@@ -155,6 +156,7 @@ aidb_db *aipg_store(void) {
 		aipg_raise(rc, "could not open the AiDb store");
 	}
 	aipg_lineage_check(store);
+	aipg_role_load(store);
 	pg_atomic_write_u32(&aipg_shared_memory->has_our_past, 1);
 	return store;
 }
@@ -193,6 +195,8 @@ static int sqlstate_of(aidb_status status) {
 		return ERRCODE_OBJECT_IN_USE;
 	case AIDB_INTERRUPTED:
 		return ERRCODE_QUERY_CANCELED;
+	case AIDB_UNREPLICATED:
+		return AIPG_ERRCODE_UNKNOWN_OUTCOME;
 	default:
 		return ERRCODE_INTERNAL_ERROR;
 	}

@@ -5,14 +5,19 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "commands/async.h"
+#include "ddl_log.h"
 #include "durable_id.h"
 #include "guard.h"
 #include "host.h"
 #include "miscadmin.h"
 #include "predicate.h"
 #include "prepared.h"
+#include "role.h"
 #include "row_lock.h"
+#include "settings.h"
 #include "shared.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "view.h"
 #include "write_cursor.h"
@@ -47,6 +52,7 @@ void aipg_transaction_check_open(void) {
 
 aipg_write_set *aipg_transaction_begin_write(void) {
 	aipg_transaction_check_open();
+	aipg_role_check_write();
 	if (XactReadOnly) {
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 						errmsg("cannot write AiDb tables in a read-only transaction")));
@@ -65,11 +71,21 @@ static bool note_tag(void *newest, aidb_tag tag) {
 	return true;
 }
 
+/* What a session has given up waiting for is not visible yet, and its locks are gone: nobody may go by what was before it. */
+static aidb_status wait_for_unreplicated(void) {
+	aidb_sequence sequence = aipg_role_unreplicated();
+
+	return sequence > aidb_current_sequence(aipg_store()) ? aidb_wait_visible(aipg_store(), sequence) : AIDB_OK;
+}
+
 aipg_newest aipg_newest_committed(aidb_slice key, aidb_buffer *value) {
 	aipg_newest newest = {false, 0, 0};
 	aidb_read_options options = {.sequence = AIDB_SEQUENCE_LATEST, .tag_visible = note_tag, .tag_argument = &newest};
-	aidb_status rc = aidb_get(aipg_store(), &options, key, value, &newest.version);
+	aidb_status rc = wait_for_unreplicated();
 
+	if (rc == AIDB_OK) {
+		rc = aidb_get(aipg_store(), &options, key, value, &newest.version);
+	}
 	aipg_raise_deferred();
 	if (rc != AIDB_OK && rc != AIDB_NOT_FOUND) {
 		aipg_raise(rc, "could not read from the AiDb store");
@@ -243,10 +259,26 @@ static bool is_mixed(void) {
 		   !fits_one_batch();
 }
 
+/* What a transaction does outside of AiDb's tables does not reach the replica. */
+static void refuse_mixed(void) {
+	bool outside = TransactionIdIsValid(GetTopTransactionIdIfAny()) || IsolationIsSerializable() || has_notifications();
+
+	if (outside && !aipg_allow_mixed && !aipg_ddl_log_is_written() && aipg_role_is_synchronous()) {
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot commit a transaction that writes AiDb tables and something else"),
+				 errdetail("Commits of this server wait for a replica, which does not get PostgreSQL's own tables, "
+						   "sequences and notifications, nor what SERIALIZABLE keeps."),
+				 errhint("Write the two in transactions of their own, or set \"aidb.allow_mixed\" to let PostgreSQL's "
+						 "commit stand for both.")));
+	}
+}
+
 static void commit_writes(void) {
 	aipg_fault_point("precommit_begin");
 	aipg_predicate_before_prepare(current.writes);
 	if (is_mixed()) {
+		refuse_mixed();
 		aipg_durable_id_require(U64FromFullTransactionId(GetTopFullTransactionId()));
 		prepare_mixed(true);
 		if (!is_asynchronous()) {
@@ -284,11 +316,32 @@ static void pre_commit(void) {
 
 /* ---- At and after it ----------------------------------------------------------------------------------- */
 
+/*
+ * The commit stands, and cannot be undone; whether it survives the loss of this server, nobody knows. The client must not take
+ * it for done, nor for failed: it is warned, and the connection ends.
+ */
+static void leave_unreplicated(aidb_sequence sequence) {
+	aipg_role_note_unreplicated(sequence);
+	ereport(WARNING,
+			(errcode(AIPG_ERRCODE_UNKNOWN_OUTCOME),
+			 errmsg("ending the connection: the outcome of the transaction is unknown"),
+			 errdetail("It is committed here, but the replica that must have it too has not acknowledged it.")));
+	whereToSendOutput = DestNone;
+	ProcDiePending = true;
+	InterruptPending = true;
+}
+
 static void commit_plain(void) {
 	aidb_write_options options = {.durability = is_asynchronous() ? AIDB_LAZY : AIDB_SYNC};
 
+	aidb_sequence sequence = 0;
+	aidb_status rc;
+
 	aipg_fault_point("commit_begin");
-	if (aidb_write_commit(aipg_store_if_attached(), &options, &current.reservation, NULL) != AIDB_OK) {
+	rc = aidb_write_commit(aipg_store_if_attached(), &options, &current.reservation, &sequence);
+	if (rc == AIDB_UNREPLICATED) {
+		leave_unreplicated(sequence);
+	} else if (rc != AIDB_OK) {
 		ereport(PANIC, (errcode(ERRCODE_IO_ERROR), errmsg("could not commit to AiDb tables"),
 						errdetail("%s.", aidb_last_error())));
 	}
@@ -308,6 +361,7 @@ static void note_end(void) {
 		aipg_require_lsn(XactLastCommitEnd);
 	}
 	aipg_view_note_end(U64FromFullTransactionId(transaction));
+	aidb_stream_wake(db);
 }
 
 static void stop_counting(void) {
@@ -324,6 +378,7 @@ static void forget(void) {
 	current.writes = NULL; /* its memory goes with the transaction's */
 	current.stage = NOTHING_DONE;
 	current.closed = false;
+	aipg_ddl_log_end();
 }
 
 static void commit(void) {

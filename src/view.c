@@ -5,6 +5,7 @@
 #include "access/twophase.h"
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "role.h"
 #include "shared.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -89,6 +90,29 @@ static aidb_sequence consistent_sequence(Snapshot snapshot, aidb_sequence sequen
 	return sequence;
 }
 
+/*
+ * Acquires a snapshot; on a replica, of what has been published. Flush and compaction keep what the published sequence sees
+ * (host.c); when it has moved on before our snapshot was lowered to it, they may not have, so once more.
+ */
+static bool acquire(aidb_db *db, aidb_snapshot *snapshot) {
+	aidb_sequence published;
+
+	if (aidb_snapshot_acquire(db, snapshot) != AIDB_OK) {
+		return false;
+	}
+	while (!aipg_role_internal && (published = aipg_role_published()) < snapshot->sequence) {
+		aidb_snapshot_lower(db, snapshot, published);
+		if (aipg_role_published() == published) {
+			break;
+		}
+		aidb_snapshot_release(db, snapshot);
+		if (aidb_snapshot_acquire(db, snapshot) != AIDB_OK) {
+			return false;
+		}
+	}
+	return true;
+}
+
 /* Raises only what PostgreSQL itself may raise about a transaction id. */
 static taken_view take(Snapshot snapshot) {
 	aipg_shared *shared = aipg_shared_memory;
@@ -96,7 +120,7 @@ static taken_view take(Snapshot snapshot) {
 	taken_view view = {.state = VIEW_HELD};
 	uint64 oldest = 0;
 
-	if (aidb_snapshot_acquire(db, &view.engine) != AIDB_OK) {
+	if (!acquire(db, &view.engine)) {
 		return (taken_view){.state = VIEW_NO_SLOT};
 	}
 	PG_TRY();
@@ -278,6 +302,7 @@ aipg_view aipg_view_of(Snapshot snapshot, Oid relation) {
 
 	aipg_check_usable();
 	aipg_store();
+	aipg_role_check_read();
 	if (IsolationUsesXactSnapshot()) {
 		if (transaction_view.state == VIEW_NONE) {
 			transaction_view = take(snapshot);

@@ -9,6 +9,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "prepared.h"
+#include "role.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "shared.h"
@@ -148,6 +149,7 @@ void aipg_worker_main(Datum argument) {
 	BackgroundWorkerInitializeConnectionByOid(InvalidOid, InvalidOid, 0); /* of no database: just for transactions */
 	context = AllocSetContextCreate(TopMemoryContext, "AiDb worker", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
+	aipg_role_internal = true;
 	db = aipg_store();
 	announce(kind, (uint32)MyProc->pgprocno + 1);
 	before_shmem_exit(withdraw, Int32GetDatum(kind));

@@ -90,6 +90,10 @@ aidb_status aidb_batch_delete_noted(aidb_batch *batch, aidb_slice key, aidb_slic
 	return add(batch, LSM_KIND_DELETE_NOTED, key, note);
 }
 
+aidb_slice aidb_batch_operations(const aidb_batch *batch) {
+	return (aidb_slice){batch->operations.data, batch->operations.size};
+}
+
 aidb_status aidb_batch_add(aidb_batch *batch, const aidb_operation *operation) {
 	if (operation->kind == AIDB_OPERATION_PUT) {
 		return aidb_batch_put(batch, operation->key, operation->value);

@@ -454,6 +454,13 @@ static aidb_status unreplicated(aidb_sequence sequence) {
 					(unsigned long long)sequence);
 }
 
+static aidb_status wait_for_replica(aidb_db *db, uint32_t ticket, aidb_sequence sequence) {
+	lsm_event *published = &db->shared->commits.published;
+	aidb_status rc = lsm_event_wait(&db->arena.waiting, published, ticket, WAIT_US, AIDB_WAIT_REPLICA);
+
+	return rc == AIDB_INTERRUPTED ? unreplicated(sequence) : rc;
+}
+
 /* Returns when the sequence, which may become visible as far as this store goes, is. */
 static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 	lsm_commits *commits = &db->shared->commits;
@@ -469,11 +476,9 @@ static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 		aidb_status rc = AIDB_OK;
 
 		if (atomic_load(&commits->visible) < sequence) {
-			bool ours = is_replicated(commits, sequence);
-
-			rc = lsm_event_wait(waiting, &commits->published, ticket, WAIT_US,
-								ours ? AIDB_WAIT_PUBLISH : AIDB_WAIT_REPLICA);
-			rc = rc == AIDB_INTERRUPTED ? unreplicated(sequence) : rc;
+			rc = is_replicated(commits, sequence)
+					 ? lsm_event_wait(waiting, &commits->published, ticket, WAIT_US, AIDB_WAIT_PUBLISH)
+					 : wait_for_replica(db, ticket, sequence);
 		}
 		if (rc == AIDB_OK && atomic_load(&commits->visible) < sequence) {
 			rc = lsm_log_check(db);
@@ -487,6 +492,18 @@ static aidb_status publish(aidb_db *db, aidb_sequence sequence) {
 	}
 	lsm_fault_point(db, "published");
 	return AIDB_OK;
+}
+
+/* The same, counted among those who wait for a replica. */
+static aidb_status publish_awaiting(aidb_db *db, aidb_sequence sequence) {
+	_Atomic uint32_t *awaiting = &db->shared->commits.awaiting;
+	aidb_status rc;
+
+	atomic_fetch_add(awaiting, 1);
+	rc = publish(db, sequence);
+	atomic_fetch_sub(awaiting, 1);
+	lsm_event_signal(&db->arena.waiting, &db->shared->commits.published);
+	return rc;
 }
 
 static void note_unsynced(lsm_commits *commits, uint64_t end) {
@@ -534,7 +551,8 @@ static aidb_status finish(aidb_db *db, const aidb_write_options *options, const 
 		rc = make_durable(db, options->durability, mine);
 	}
 	if (rc == AIDB_OK) {
-		rc = publish(db, mine->sequence);
+		rc = is_replicated(&db->shared->commits, mine->sequence) ? publish(db, mine->sequence)
+																 : publish_awaiting(db, mine->sequence);
 	}
 	if (rc == AIDB_OK) {
 		atomic_fetch_add_explicit(&db->shared->counters.commits, 1, memory_order_relaxed);
@@ -595,7 +613,7 @@ aidb_status aidb_write(aidb_db *db, const aidb_write_options *options, aidb_batc
 	if (rc == AIDB_OK) {
 		rc = write_batch(db, options, batch, &mine);
 	}
-	if (rc == AIDB_OK && sequence != NULL) {
+	if ((rc == AIDB_OK || rc == AIDB_UNREPLICATED) && sequence != NULL) {
 		*sequence = mine.sequence;
 	}
 	return rc;
@@ -663,7 +681,7 @@ aidb_status aidb_write_commit(aidb_db *db, const aidb_write_options *options, ai
 	lsm_latch_release(&db->arena.waiting, &commits->latch);
 	lsm_fault_point(db, "sequence_taken");
 	rc = finish(db, options == NULL ? &default_options : options, reservation, &mine);
-	if (rc == AIDB_OK && sequence != NULL) {
+	if ((rc == AIDB_OK || rc == AIDB_UNREPLICATED) && sequence != NULL) {
 		*sequence = mine.sequence;
 	}
 	return rc;
@@ -723,6 +741,23 @@ void aidb_replication_release(aidb_db *db) {
 	aidb_replication_require(db, UINT64_MAX);
 }
 
+aidb_status aidb_replication_abandon(aidb_db *db) {
+	lsm_commits *commits = &db->shared->commits;
+	aidb_status rc = AIDB_OK;
+
+	while (rc == AIDB_OK && atomic_load(&commits->awaiting) > 0) {
+		uint32_t ticket = lsm_event_prepare(&commits->published);
+
+		if (atomic_load(&commits->awaiting) > 0) {
+			rc = lsm_event_wait(&db->arena.waiting, &commits->published, ticket, WAIT_US, AIDB_WAIT_JOB);
+		}
+	}
+	if (rc == AIDB_OK) {
+		aidb_replication_release(db);
+	}
+	return rc;
+}
+
 void aidb_replication_advance(aidb_db *db, aidb_sequence replicated) {
 	_Atomic uint64_t *shared = &db->shared->commits.replicated;
 	uint64_t present = atomic_load(shared);
@@ -735,14 +770,15 @@ void aidb_replication_advance(aidb_db *db, aidb_sequence replicated) {
 	}
 }
 
-aidb_status aidb_wait_visible(aidb_db *db, aidb_sequence sequence) {
+/* Until the counter, `visible` or `replicated`, has reached the sequence. */
+static aidb_status wait_until(aidb_db *db, _Atomic uint64_t *counter, aidb_sequence sequence) {
 	lsm_commits *commits = &db->shared->commits;
 	aidb_status rc = AIDB_OK;
 
-	while (rc == AIDB_OK && atomic_load(&commits->visible) < sequence) {
+	while (rc == AIDB_OK && atomic_load(counter) < sequence) {
 		uint32_t ticket = lsm_event_prepare(&commits->published);
 
-		if (atomic_load(&commits->visible) < sequence) {
+		if (atomic_load(counter) < sequence) {
 			rc = lsm_event_wait(&db->arena.waiting, &commits->published, ticket, WAIT_US, AIDB_WAIT_REPLICA);
 		}
 		if (rc == AIDB_OK) {
@@ -750,6 +786,25 @@ aidb_status aidb_wait_visible(aidb_db *db, aidb_sequence sequence) {
 		}
 	}
 	return rc;
+}
+
+aidb_status aidb_wait_visible(aidb_db *db, aidb_sequence sequence) {
+	return wait_until(db, &db->shared->commits.visible, sequence);
+}
+
+aidb_status aidb_wait_replicated(aidb_db *db, aidb_sequence sequence) {
+	return wait_until(db, &db->shared->commits.replicated, sequence);
+}
+
+aidb_sequence aidb_last_sequence(aidb_db *db) {
+	lsm_commits *commits = &db->shared->commits;
+	aidb_sequence last = atomic_load(&commits->visible);
+
+	if (lsm_latch_acquire(&db->arena.waiting, &commits->latch)) {
+		last = commits->next_sequence - 1;
+		lsm_latch_release(&db->arena.waiting, &commits->latch);
+	}
+	return last;
 }
 
 /* ---- Syncing ------------------------------------------------------------------------------------------- */

@@ -45,6 +45,7 @@ typedef struct lsm_commits {
 	_Atomic uint64_t
 		unsynced_end; /* in the log, of the newest commit that has not waited for its sync, and is not carried by another log */
 	lsm_event published;
+	_Atomic uint32_t awaiting; /* members that wait for a replica to have their commit */
 	lsm_ref slots;
 	uint32_t slot_count; /* a power of two, at least four times the members */
 } lsm_commits;

@@ -79,7 +79,7 @@ static bool find_pin(aidb_db *db, const char *name, aidb_pin *found) {
 }
 
 static aidb_status check_start(aidb_db *db, const char *name, aidb_sequence after, aidb_pin *pin) {
-	aidb_sequence newest = atomic_load(&db->shared->commits.visible);
+	aidb_sequence last = aidb_last_sequence(db);
 
 	if (!find_pin(db, name, pin)) {
 		return lsm_fail(AIDB_NOT_FOUND, "there is no pin \"%s\"; the replica has to be copied anew", name);
@@ -94,21 +94,11 @@ static aidb_status check_start(aidb_db *db, const char *name, aidb_sequence afte
 						"; it has to be copied anew",
 						name, pin->sequence, after);
 	}
-	if (after > newest && after > pin->sequence) {
-		aidb_sequence last;
-
-		/* a commit that awaits its replica is none that is visible */
-		if (!lsm_latch_acquire(&db->arena.waiting, &db->shared->commits.latch)) {
-			return lsm_poisoned(db);
-		}
-		last = db->shared->commits.next_sequence - 1;
-		lsm_latch_release(&db->arena.waiting, &db->shared->commits.latch);
-		if (after > last) {
-			return lsm_fail(AIDB_NOT_FOUND,
-							"the replica has commit %" PRIu64 ", and this store's last is %" PRIu64
-							": they have different histories; it has to be copied anew",
-							after, last);
-		}
+	if (after > last) {
+		return lsm_fail(AIDB_NOT_FOUND,
+						"the replica has commit %" PRIu64 ", and this store's last is %" PRIu64
+						": they have different histories; it has to be copied anew",
+						after, last);
 	}
 	return AIDB_OK;
 }
@@ -149,6 +139,10 @@ void aidb_stream_close(aidb_stream *stream) {
 		lsm_record_reader_free(&stream->reader);
 		free(stream);
 	}
+}
+
+uint64_t aidb_store_id(const aidb_db *db) {
+	return db->shared->log.geometry.store_id;
 }
 
 /* ---- Waiting --------------------------------------------------------------------------------------------- */
@@ -223,14 +217,15 @@ static aidb_status decode_record(aidb_stream *stream, aidb_slice payload, aidb_s
 	return AIDB_OK;
 }
 
-aidb_status aidb_stream_next(aidb_stream *stream, aidb_stream_record *record) {
+aidb_status aidb_stream_next(aidb_stream *stream, aidb_stream_record *record, bool *got) {
 	aidb_stream_record read = {.sequence = 0};
 	aidb_slice payload;
 	aidb_status rc = AIDB_OK;
 
 	do {
 		if (stream->reader.position >= stream->limit) {
-			return lsm_fail(AIDB_NOT_FOUND, "the stream is at the end of the log");
+			*got = false;
+			return AIDB_OK;
 		}
 		rc = read_record(stream, &payload);
 		if (rc == AIDB_OK) {
@@ -239,6 +234,7 @@ aidb_status aidb_stream_next(aidb_stream *stream, aidb_stream_record *record) {
 	} while (rc == AIDB_OK && read.sequence <= stream->after);
 	if (rc == AIDB_OK) {
 		*record = read;
+		*got = true;
 	}
 	return rc;
 }

@@ -383,7 +383,7 @@ AIDB_PUBLIC size_t aidb_max_batch_bytes(const aidb_db *db);
 /*
  * Commits the batch. Errors before the commit point (AIDB_LIMIT, AIDB_NO_SPACE, AIDB_INTERRUPTED, AIDB_NO_MEMORY)
  * leave the store as it was; AIDB_IO means that the outcome is unknown until the store is reopened. `options`
- * NULL: plain and synced. *sequence (may be NULL) gets the commit's number.
+ * NULL: plain and synced. *sequence (may be NULL) gets the commit's number, also with AIDB_UNREPLICATED.
  */
 AIDB_PUBLIC aidb_status aidb_write(aidb_db *db, const aidb_write_options *options, aidb_batch *batch,
 								   aidb_sequence *sequence);
@@ -470,6 +470,8 @@ typedef struct aidb_operation {
 /* Takes the first operation off *operations; *operation points into the bytes. False: none is left, or what is left is
  * malformed; then operations->size is not 0. */
 AIDB_PUBLIC bool aidb_operation_next(aidb_slice *operations, aidb_operation *operation);
+/* All operations of a batch; valid until it is changed. */
+AIDB_PUBLIC aidb_slice aidb_batch_operations(const aidb_batch *batch);
 /* Adds a copy of an operation that aidb_operation_next has given. */
 AIDB_PUBLIC aidb_status aidb_batch_add(aidb_batch *batch, const aidb_operation *operation);
 
@@ -498,6 +500,9 @@ AIDB_PUBLIC aidb_status aidb_pin_drop(aidb_db *db, const char *name); /* AIDB_NO
 /* All pins into pins[AIDB_MAX_PINS]; returns how many. */
 AIDB_PUBLIC uint32_t aidb_pin_list(aidb_db *db, aidb_pin *pins);
 
+/* Tells this store from all others: random, never 0. */
+AIDB_PUBLIC uint64_t aidb_store_id(const aidb_db *db);
+
 /*
  * Reads the commits of the log in order, and never one that is not durable yet. A stream belongs to one thread, holds no
  * latch and no memory of the arena.
@@ -525,9 +530,9 @@ AIDB_PUBLIC void aidb_stream_close(aidb_stream *stream); /* NULL is fine */
 AIDB_PUBLIC aidb_status aidb_stream_wait(aidb_stream *stream, uint64_t timeout_us, bool *more);
 /* Ends the waits of all streams. Cheap when nobody waits. */
 AIDB_PUBLIC void aidb_stream_wake(aidb_db *db);
-/* The next commit; AIDB_NOT_FOUND when all has been handed out that the last aidb_stream_wait saw. AIDB_CORRUPT when the
- * log is damaged, with the place. */
-AIDB_PUBLIC aidb_status aidb_stream_next(aidb_stream *stream, aidb_stream_record *record);
+/* The next commit; *got is false when all has been handed out that the last aidb_stream_wait saw. AIDB_NOT_FOUND when the pin
+ * has been lost meanwhile; AIDB_CORRUPT when the log is damaged, with the place. */
+AIDB_PUBLIC aidb_status aidb_stream_next(aidb_stream *stream, aidb_stream_record *record, bool *got);
 
 /*
  * A store whose commits must be durable elsewhere, too. Once required, a commit becomes visible, and a write returns, only
@@ -538,10 +543,16 @@ AIDB_PUBLIC aidb_status aidb_stream_next(aidb_stream *stream, aidb_stream_record
 AIDB_PUBLIC void aidb_replication_require(aidb_db *db, aidb_sequence replicated);
 /* Commits are acknowledged by this store alone again; who waits goes on. */
 AIDB_PUBLIC void aidb_replication_release(aidb_db *db);
+/* The same for a store that is to acknowledge nothing any more: returns once the host has interrupted all who wait.
+ * AIDB_INTERRUPTED. */
+AIDB_PUBLIC aidb_status aidb_replication_abandon(aidb_db *db);
 /* A lower sequence than before changes nothing, nor does it when nothing is required. */
 AIDB_PUBLIC void aidb_replication_advance(aidb_db *db, aidb_sequence replicated);
-/* Waits until `sequence` is visible; AIDB_INTERRUPTED. */
+/* Waits until `sequence` is visible, or until it is acknowledged or nothing is required; AIDB_INTERRUPTED. */
 AIDB_PUBLIC aidb_status aidb_wait_visible(aidb_db *db, aidb_sequence sequence);
+AIDB_PUBLIC aidb_status aidb_wait_replicated(aidb_db *db, aidb_sequence sequence);
+/* The newest sequence that was given to a commit, visible or not. */
+AIDB_PUBLIC aidb_sequence aidb_last_sequence(aidb_db *db);
 
 /* ---- Maintenance --------------------------------------------------------------------------------------- */
 

@@ -67,7 +67,7 @@ static void wait_synced(aidb_sequence sequence) {
 	while (record.sequence < sequence) {
 		assert_ok(aidb_stream_wait(stream, 1000, &more));
 		if (more) {
-			assert_ok(aidb_stream_next(stream, &record));
+			assert_ok(aidb_stream_next(stream, &record, &more));
 		}
 	}
 	aidb_stream_close(stream);

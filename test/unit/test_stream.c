@@ -81,13 +81,13 @@ static void expect_numbers(aidb_stream *stream, unsigned first, unsigned count, 
 	bool more;
 
 	for (unsigned i = 0; i < count; i++) {
-		aidb_status rc = aidb_stream_next(stream, &record);
+		bool got;
 
-		while (rc == AIDB_NOT_FOUND) {
+		assert_ok(aidb_stream_next(stream, &record, &got));
+		while (!got) {
 			assert_ok(aidb_stream_wait(stream, WAIT_US, &more));
-			rc = aidb_stream_next(stream, &record);
+			assert_ok(aidb_stream_next(stream, &record, &got));
 		}
-		assert_ok(rc);
 		assert_int_equal(number_of(&record), first + i);
 		if (pin != NULL) {
 			assert_ok(aidb_pin_advance(store.db, pin, record.sequence, record.end));
@@ -101,7 +101,17 @@ static void expect_nothing(aidb_stream *stream) {
 
 	assert_ok(aidb_stream_wait(stream, 0, &more));
 	assert_false(more);
-	assert_status(aidb_stream_next(stream, &record), AIDB_NOT_FOUND);
+	assert_ok(aidb_stream_next(stream, &record, &more));
+	assert_false(more);
+}
+
+static aidb_stream_record must_next(aidb_stream *stream) {
+	aidb_stream_record record;
+	bool got;
+
+	assert_ok(aidb_stream_next(stream, &record, &got));
+	assert_true(got);
+	return record;
 }
 
 static void operations_come_back(void **state) {
@@ -124,7 +134,7 @@ static void operations_come_back(void **state) {
 	assert_ok(aidb_write(store.db, &prepared, batch, &sequence));
 	assert_ok(aidb_stream_wait(stream, 0, &more));
 	assert_true(more);
-	assert_ok(aidb_stream_next(stream, &record));
+	record = must_next(stream);
 	assert_int_equal(record.sequence, sequence);
 	assert_int_equal(record.state, AIDB_BATCH_PREPARED);
 	assert_int_equal(record.tag, 77);
@@ -144,7 +154,7 @@ static void operations_come_back(void **state) {
 		char *bytes = malloc(size);
 
 		memcpy(bytes, left.data, size);
-		assert_ok(aidb_stream_next(stream, &record));
+		record = must_next(stream);
 		assert_int_equal(record.sequence, sequence + 1);
 		assert_int_equal(record.operations.size, size);
 		assert_memory_equal(record.operations.data, bytes, size);
@@ -195,7 +205,7 @@ static void a_stream_goes_on_from_a_commit(void **state) {
 			bool more;
 
 			assert_ok(aidb_stream_wait(stream, 0, &more));
-			assert_ok(aidb_stream_next(stream, &record));
+			record = must_next(stream);
 			assert_int_equal(number_of(&record), i);
 			assert_int_equal(record.sequence, pin.sequence + i + 1);
 		}
@@ -233,7 +243,7 @@ static void a_pin_keeps_the_log_through_flushes_and_restarts(void **state) {
 		stream = must_stream("p", first + read);
 		assert_ok(aidb_stream_wait(stream, 0, &more));
 		while (read < (round + 1) * 60 - 5) {
-			assert_ok(aidb_stream_next(stream, &record));
+			record = must_next(stream);
 			assert_int_equal(number_of(&record), read);
 			read++;
 		}
@@ -272,8 +282,11 @@ static void a_pin_that_holds_too_much_is_lost(void **state) {
 	/* one that was open notices, and never hands out what is not there */
 	assert_ok(aidb_stream_wait(stream, 0, &more));
 	while (rc == AIDB_OK) {
-		rc = aidb_stream_next(stream, &record);
+		bool got;
+
+		rc = aidb_stream_next(stream, &record, &got);
 		if (rc == AIDB_OK) {
+			assert_true(got);
 			assert_int_equal(number_of(&record), read++);
 		}
 	}
@@ -334,9 +347,9 @@ static void damage_is_reported_with_its_place(void **state) {
 	stream = must_stream("p", pin.sequence);
 	assert_ok(aidb_stream_wait(stream, 0, &more));
 	for (unsigned i = 0; i < 5; i++) {
-		assert_ok(aidb_stream_next(stream, &record));
+		record = must_next(stream);
 	}
-	assert_status(aidb_stream_next(stream, &record), AIDB_CORRUPT);
+	assert_status(aidb_stream_next(stream, &record, &more), AIDB_CORRUPT);
 	expect_error_names(".log", "offset", "below the synced position", NULL);
 	aidb_stream_close(stream);
 }
@@ -371,9 +384,10 @@ static void readers_follow_writers(void **state) {
 		assert_int_equal(pthread_create(&threads[i], NULL, write_some, &numbers[i]), 0);
 	}
 	while (got < WRITERS * COMMITS) {
-		aidb_status rc = aidb_stream_next(stream, &record);
+		bool any;
 
-		if (rc == AIDB_NOT_FOUND) {
+		assert_ok(aidb_stream_next(stream, &record, &any));
+		if (!any) {
 			bool more;
 
 			assert_ok(aidb_stream_wait(stream, 1000, &more));
@@ -382,7 +396,6 @@ static void readers_follow_writers(void **state) {
 			}
 			continue;
 		}
-		assert_ok(rc);
 		assert_int_equal(record.sequence, last + 1);
 		last = record.sequence;
 		{

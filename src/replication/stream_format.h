@@ -1,0 +1,55 @@
+/*
+ * stream_format.h: what a primary answers to aidb.stream_read, as bytes. Nothing of PostgreSQL's, so that it can be tested and
+ * fuzzed alone.
+ *
+ *   head    version u8 (1), flags u8, epoch u64, store id u64, from u64, upto u64, current u64, clock u64, events u32
+ *   event   kind u8, sequence u64, tag u64, bytes u32, operations (as aidb_operation_next takes them)
+ *
+ * Numbers are big-endian. A response covers the commits beyond `from` up to `upto`. What several responses up to one with
+ * AIPG_STREAM_WINDOW_END bring is to be shown to readers together.
+ */
+#ifndef AIPG_STREAM_FORMAT_H
+#define AIPG_STREAM_FORMAT_H
+
+#include "aidb.h"
+
+#define AIPG_STREAM_VERSION 1
+#define AIPG_STREAM_HEAD_BYTES 54
+#define AIPG_STREAM_EVENT_BYTES 21
+#define AIPG_STREAM_WINDOW_END 1 /* a flag */
+
+typedef enum aipg_event_kind {
+	AIPG_EVENT_PLAIN = 1,    /* a commit */
+	AIPG_EVENT_PREPARED = 2, /* operations of a transaction that is to be decided */
+	AIPG_EVENT_COMMIT = 3,   /* of the tag; no operations */
+	AIPG_EVENT_ABORT = 4,
+} aipg_event_kind;
+
+typedef struct aipg_stream_head {
+	uint8_t flags;
+	uint64_t epoch;
+	uint64_t store_id;
+	uint64_t from;
+	uint64_t upto;
+	uint64_t current;  /* the newest commit that the primary has */
+	uint64_t clock_us; /* the primary's, since 2000 */
+	uint32_t events;
+} aipg_stream_head;
+
+typedef struct aipg_stream_event {
+	aipg_event_kind kind;
+	uint64_t sequence;
+	uint64_t tag;
+	aidb_slice operations; /* in the bytes that were read */
+} aipg_stream_event;
+
+/* Takes the head off *bytes. False: malformed. */
+bool aipg_stream_read_head(aidb_slice *bytes, aipg_stream_head *head);
+/* Takes the next event off *bytes, and makes sure that its operations are well-formed. False: malformed. */
+bool aipg_stream_read_event(aidb_slice *bytes, aipg_stream_event *event);
+
+void aipg_stream_write_head(uint8_t to[AIPG_STREAM_HEAD_BYTES], const aipg_stream_head *head);
+/* The part of an event that stands before its operations. */
+void aipg_stream_write_event(uint8_t to[AIPG_STREAM_EVENT_BYTES], const aipg_stream_event *event);
+
+#endif
