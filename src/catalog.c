@@ -14,6 +14,7 @@
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
+#include "transaction.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 
@@ -269,6 +270,7 @@ uint32 aipg_catalog_make_space(const char *name, size_t size) {
 	}
 	/* Two transactions must not both make it: the second would hide the first one's rows. */
 	LockDatabaseObject(ExtensionRelationId, hash_bytes((const unsigned char *)name, (int)size), 0, ExclusiveLock);
+	aipg_wait_for_unreplicated();
 	if (!read_row(key, &index_id)) {
 		index_id = new_index_id();
 		put_row(key, index_id);

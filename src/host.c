@@ -47,8 +47,9 @@ static bool host_member_alive(void *context, uint32_t member) {
 
 /* Only what ends the statement or the process; ShutdownRequestPending is how our workers are asked to. */
 static bool wants_to_stop(aidb_wait_reason reason) {
-	if (reason == AIDB_WAIT_REPLICA && aipg_role_is_sealed()) {
-		return true; /* no replica will ever acknowledge to this server again */
+	if (reason == AIDB_WAIT_REPLICA) {
+		/* also within a commit, which has been done here; and no replica will ever acknowledge to a sealed server again */
+		return ShutdownRequestPending || QueryCancelPending || ProcDiePending || aipg_role_is_sealed();
 	}
 	return ShutdownRequestPending || (InterruptHoldoffCount == 0 && (QueryCancelPending || ProcDiePending));
 }

@@ -9,6 +9,7 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "transaction.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -571,6 +572,9 @@ static bool grant(request *wanted, LockWaitPolicy policy, aipg_row_lock *lock) {
 	bool granted = lock_or_wait(wanted, policy);
 
 	*lock = wanted->lock;
+	if (granted) {
+		aipg_wait_for_unreplicated();
+	}
 	return granted;
 }
 
@@ -612,7 +616,11 @@ bool aipg_row_lock_await_writers(Oid relation, aidb_slice key) {
 
 	wanted.insert = true;
 	wanted.look = true;
-	return lock_or_wait(&wanted, LockWaitBlock);
+	if (!lock_or_wait(&wanted, LockWaitBlock)) {
+		return false;
+	}
+	aipg_wait_for_unreplicated();
+	return true;
 }
 
 /* Our entries stay where they are, and a byte is read as a whole: no latch is needed to set one. */

@@ -72,20 +72,24 @@ static bool note_tag(void *newest, aidb_tag tag) {
 }
 
 /* What a session has given up waiting for is not visible yet, and its locks are gone: nobody may go by what was before it. */
-static aidb_status wait_for_unreplicated(void) {
+void aipg_wait_for_unreplicated(void) {
+	aidb_db *db = aipg_store();
 	aidb_sequence sequence = aipg_role_unreplicated();
+	aidb_status rc = AIDB_OK;
 
-	return sequence > aidb_current_sequence(aipg_store()) ? aidb_wait_visible(aipg_store(), sequence) : AIDB_OK;
+	if (sequence > aidb_current_sequence(db)) {
+		rc = aidb_wait_visible(db, sequence);
+	}
+	if (rc != AIDB_OK) {
+		aipg_raise(rc, "could not wait for a commit that a replica has not acknowledged");
+	}
 }
 
 aipg_newest aipg_newest_committed(aidb_slice key, aidb_buffer *value) {
 	aipg_newest newest = {false, 0, 0};
 	aidb_read_options options = {.sequence = AIDB_SEQUENCE_LATEST, .tag_visible = note_tag, .tag_argument = &newest};
-	aidb_status rc = wait_for_unreplicated();
+	aidb_status rc = aidb_get(aipg_store(), &options, key, value, &newest.version);
 
-	if (rc == AIDB_OK) {
-		rc = aidb_get(aipg_store(), &options, key, value, &newest.version);
-	}
 	aipg_raise_deferred();
 	if (rc != AIDB_OK && rc != AIDB_NOT_FOUND) {
 		aipg_raise(rc, "could not read from the AiDb store");

@@ -37,6 +37,8 @@ typedef struct aipg_newest {
 	aidb_sequence version;
 	aidb_tag tag;
 } aipg_newest;
+/* Commits that nobody waits for any more, and that are not visible yet, are waited for; after a key has been locked. */
+extern void aipg_wait_for_unreplicated(void);
 extern aipg_newest aipg_newest_committed(aidb_slice key, aidb_buffer *value);
 
 #endif

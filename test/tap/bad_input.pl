@@ -214,12 +214,12 @@ my $manifest = sub { "$store/MANIFEST" };
 
 with_damage('a newer manifest', 'fast', $manifest, sub {
 	my ($bytes) = @_;
-	is(substr($bytes, 64), xxh3_64_bytes(substr $bytes, 0, 64), 'the manifest is one without files');
-	substr($bytes, 8, 4) = pack 'V', 2;
-	return substr($bytes, 0, 64) . xxh3_64_bytes(substr $bytes, 0, 64);
+	is(substr($bytes, 68), xxh3_64_bytes(substr $bytes, 0, 68), 'the manifest is one without pins and files');
+	substr($bytes, 8, 4) = pack 'V', 3;
+	return substr($bytes, 0, 68) . xxh3_64_bytes(substr $bytes, 0, 68);
 }, sub {
 	my ($name, $file) = @_;
-	store_refused($name, '0A000', "$file.*format version 2");
+	store_refused($name, '0A000', "$file.*format version 3");
 });
 
 # from now on there are SSTables and a log that begins with what follows

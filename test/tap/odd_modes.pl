@@ -248,7 +248,7 @@ SQL
 	}
 	is($rows, 10000, 'writers go on without workers');
 	my $after;
-	ok(wait_until(sub { ($after) = $session->rows($ask); $names->() eq 'aidb compactor,aidb flusher,aidb logger' && $after ne $before }),
+	ok(wait_until(sub { ($after) = $session->rows($ask); $names->() eq 'aidb compactor,aidb flusher,aidb logger,aidb replication launcher' && $after ne $before }),
 		'terminated workers come back');
 	$session->rows('DELETE FROM item WHERE k >= 1000000');
 }
