@@ -36,6 +36,8 @@ SONAME := libaidb.so.1
 object = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(1)))
 program = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))
 ENGINE_OBJECTS := $(call object,engine/base/*.c engine/host/*.c engine/format/*.c engine/store/*.c engine/db/*.c)
+# Of the extension, what is not PostgreSQL's and can be tested alone.
+FORMAT_OBJECTS := $(call object,src/replication/stream_format.c)
 CLUSTER_OBJECTS := $(call object,cluster/placement/*.c cluster/control/*.c cluster/client/*.c)
 SUPPORT_OBJECTS := $(call object,test/support/*.c)
 TEST_PROGRAMS := $(call program,test/unit/test_*.c test/model/*.c)
@@ -95,7 +97,7 @@ $(BUILD)/flags: FORCE
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(COMPILE) $(INCLUDES) $(if $(filter test/%,$<),-Itest/support) $(if $(filter $(SPEAKS_LIBPQ),$<),$(LIBPQ)) -MMD -MP -c -o $@ $<
+	$(COMPILE) $(INCLUDES) $(if $(filter test/% fuzz/% src/%,$<),-Itest/support -Isrc) $(if $(filter $(SPEAKS_LIBPQ),$<),$(LIBPQ)) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libaidb.a: $(ENGINE_OBJECTS)
 	@rm -f $@
@@ -114,7 +116,7 @@ $(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
 	@rm -f $@
 	$(AR) rcs $@ $^
 
-$(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
+$(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(FORMAT_OBJECTS) $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka -Wl,--as-needed -lpq $(LIBS)
 
 $(HISTORY_PROGRAM): $(HISTORY_OBJECTS) $(CHECKER_OBJECTS)
@@ -126,10 +128,10 @@ $(SERVER_PROGRAMS):
 $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ $(if $(findstring rocksdb,$@),-lrocksdb) $(if $(findstring pq,$@),-lpq) $(LIBS)
 
-$(FUZZ_PROGRAMS): %: %.o $(BUILD)/libaidb.a
+$(FUZZ_PROGRAMS): %: %.o $(FORMAT_OBJECTS) $(BUILD)/libaidb.a
 	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
--include $(ENGINE_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
+-include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
 
 # ---- Installing --------------------------------------------------------------------------------------------
 

@@ -159,6 +159,7 @@ static void log_change(const utility_call *call, aipg_change_kind kind, Oid reli
 		aipg_catalog_lookup(relid, &change.index_id);
 		change.schema = get_namespace_name(get_rel_namespace(relid));
 		change.name = get_rel_name(relid);
+		change.missing = kind == AIPG_CHANGE_ALTER ? aipg_missing_text(relid) : NULL;
 		change.statement = aipg_statement_text(call->query, call->planned->stmt_location, call->planned->stmt_len);
 		aipg_ddl_log_add(&change);
 	}

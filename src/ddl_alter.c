@@ -455,3 +455,39 @@ void aipg_finish_alter(const aipg_alteration *alteration) {
 		check_partition(lfirst(cell));
 	}
 }
+
+/* ---- On replicas ------------------------------------------------------------------------------------------- */
+
+char *aipg_missing_text(Oid relid) {
+	StringInfo text = makeStringInfo();
+	Relation relation = table_open(relid, AccessShareLock);
+
+	for (int i = 0; i < RelationGetDescr(relation)->natts; i++) {
+		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(relation), i);
+		char *value =
+			attribute->attisdropped ? NULL : aipg_column_option(relid, attribute->attnum, AIPG_OPTION_MISSING);
+
+		if (value != NULL) {
+			appendStringInfo(text, "%s\n%s\n", NameStr(attribute->attname), value);
+		}
+	}
+	table_close(relation, NoLock);
+	return text->data;
+}
+
+void aipg_set_missing(Oid relid, const char *text) {
+	char *left = pstrdup(text);
+	char *name, *value;
+	List *commands = NIL;
+
+	while ((name = strsep(&left, "\n")) != NULL && (value = strsep(&left, "\n")) != NULL) {
+		AttrNumber attnum = get_attnum(relid, name);
+		char *present = attnum == InvalidAttrNumber ? value : aipg_column_option(relid, attnum, AIPG_OPTION_MISSING);
+
+		if (present == NULL || strcmp(present, value) != 0) {
+			commands = lappend(commands, aipg_option_command(name, AIPG_OPTION_MISSING, value,
+															 present == NULL ? DEFELEM_ADD : DEFELEM_SET));
+		}
+	}
+	aipg_alter(relid, commands);
+}

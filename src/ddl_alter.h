@@ -23,6 +23,10 @@ extern aipg_alteration *aipg_prepare_alter(AlterTableStmt *statement);
 /* Afterwards: keeps defaults and checks rows. NULL is fine. */
 extern void aipg_finish_alter(const aipg_alteration *alteration);
 
+/* The values of option `missing` of all columns, as ddl_log.h has them; and making them those of a table. */
+extern char *aipg_missing_text(Oid relid);
+extern void aipg_set_missing(Oid relid, const char *text);
+
 /* Executes AlterTableCmds (may be NIL) on one table, without the checks above, and makes them visible. */
 extern void aipg_alter(Oid relid, List *commands);
 /* A command that adds, sets or drops an option of a column. */

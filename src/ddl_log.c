@@ -58,6 +58,7 @@ void aipg_ddl_log_add(const aipg_change *change) {
 	append_string(value, change->schema);
 	append_string(value, change->name);
 	append_string(value, change->statement);
+	append_string(value, change->missing);
 	aipg_put((aidb_slice){key->data, (size_t)key->len}, (aidb_slice){value->data, (size_t)value->len});
 }
 
@@ -103,6 +104,7 @@ aipg_change aipg_ddl_log_read(aidb_slice value) {
 	change.schema = take_string(&value);
 	change.name = take_string(&value);
 	change.statement = take_string(&value);
+	change.missing = take_string(&value);
 	if (value.size > 0 || change.kind < AIPG_CHANGE_CREATE || change.kind > AIPG_CHANGE_SPACE) {
 		report_malformed();
 	}

@@ -6,7 +6,8 @@
  *
  *   key     number (u32, big-endian): taken while the lock on the relation is held, so it orders changes of one relation
  *   value   version (u8), kind (u8), index id (u32), former index id (u32; both big-endian), then strings, each length (u32,
- *           big-endian) and bytes: database, search_path, schema, name, statement
+ *           big-endian) and bytes: database, search_path, schema, name, statement,
+ *           missing: of each column with that option name and value, a line each
  *
  * A replica keeps the rows it has done, which tells it what it has not.
  */
@@ -34,6 +35,7 @@ typedef struct aipg_change {
 	const char *schema;
 	const char *name;
 	const char *statement;
+	const char *missing; /* what older rows read in columns that were added: it may depend on when it was computed */
 } aipg_change;
 
 /* Writes a row into the transaction; what is NULL is empty, and database is the current one. Nothing on a replica: it gets the

@@ -32,6 +32,7 @@ typedef struct shared_role {
 	pg_atomic_uint64 changes;
 	pg_atomic_uint64 published;
 	pg_atomic_uint64 unreplicated;
+	pg_atomic_uint64 recovered; /* what a restart has found, and the replica may not have yet; 0: nothing */
 	pg_atomic_uint32 applying;
 	ConditionVariable applied;       /* signalled when that is over */
 	pg_atomic_uint64 lease_until_ms; /* by the clock that counts suspension; 0: no lease was ever given */
@@ -68,6 +69,7 @@ void aipg_role_shmem_startup(void) {
 		pg_atomic_init_u64(&shared->changes, 0);
 		pg_atomic_init_u64(&shared->published, AIDB_SEQUENCE_LATEST);
 		pg_atomic_init_u64(&shared->unreplicated, 0);
+		pg_atomic_init_u64(&shared->recovered, 0);
 		pg_atomic_init_u32(&shared->applying, 0);
 		ConditionVariableInit(&shared->applied);
 		pg_atomic_init_u64(&shared->lease_until_ms, 0);
@@ -227,7 +229,8 @@ void aipg_role_load(aidb_db *db) {
 	if (pg_atomic_read_u64(&shared->changes) == 0) {
 		announce(&state);
 		if (state.synchronous[0] != '\0') {
-			aidb_replication_require(db, aidb_current_sequence(db));
+			aidb_replication_require(db, 0);
+			pg_atomic_write_u64(&shared->recovered, aidb_current_sequence(db));
 		}
 	}
 	LWLockRelease(state_lock());
@@ -363,6 +366,16 @@ void aipg_role_check_write(void) {
 	}
 }
 
+/* After a restart all of the log is visible here, also what nobody was told of because the replica did not have it. */
+static void wait_for_recovered(uint64 sequence) {
+	aidb_status rc = aidb_wait_replicated(aipg_store(), sequence);
+
+	if (rc != AIDB_OK) {
+		aipg_raise(rc, "could not wait for the replica that must have what this server has recovered");
+	}
+	pg_atomic_write_u64(&shared->recovered, 0);
+}
+
 /* Milliseconds since the machine was started, counted while it sleeps, too. */
 static uint64 now_ms(void) {
 	struct timespec now;
@@ -377,7 +390,7 @@ void aipg_role_lease(int64 ms) {
 
 void aipg_role_check_read(void) {
 	aipg_role role = aipg_role_now();
-	uint64 lease;
+	uint64 lease, recovered;
 
 	if (role == AIPG_ALONE || aipg_role_internal) {
 		return;
@@ -403,6 +416,10 @@ void aipg_role_check_read(void) {
 					(errcode(AIPG_ERRCODE_WRONG_EPOCH), errmsg("this server may have been replaced as the primary"),
 					 errdetail("Its lease has run out: the coordinator has not been heard of in time."),
 					 errhint("Try again, or ask the coordinator for the present primary.")));
+		}
+		recovered = pg_atomic_read_u64(&shared->recovered);
+		if (recovered != 0) {
+			wait_for_recovered(recovered);
 		}
 	}
 }

@@ -312,6 +312,7 @@ static void pre_commit(void) {
 	}
 	if (current.writes != NULL && !aipg_write_set_is_empty(current.writes)) {
 		commit_writes();
+		aipg_role_check_write(); /* what is reserved now is waited for by who seals this server */
 	} else if (!is_asynchronous() && TransactionIdIsValid(GetTopTransactionIdIfAny())) {
 		sync_what_was_seen();
 	}

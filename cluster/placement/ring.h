@@ -14,8 +14,8 @@
 #include <stdint.h>
 
 #define AIDB_MAX_GROUPS 256u
-#define AIDB_RING_PLACES 128u      /* of a group of weight 1 */
-#define AIDB_MAX_WEIGHT 64.0       /* and at least 1 / 64 */
+#define AIDB_RING_PLACES 128u /* of a group of weight 1 */
+#define AIDB_MAX_WEIGHT 64.0  /* and at least 1 / 64 */
 
 typedef struct aidb_ring_group {
 	uint32_t id; /* never 0 */

@@ -5,6 +5,7 @@
 #include "catalog.h"
 #include "catalog/namespace.h"
 #include "commands/dbcommands.h"
+#include "ddl_alter.h"
 #include "ddl_log.h"
 #include "executor/spi.h"
 #include "host.h"
@@ -179,6 +180,17 @@ static void create_table(const aipg_change *change) {
 	aipg_catalog_give_id(0);
 }
 
+static void alter_table(const aipg_change *change) {
+	Oid relid;
+
+	execute(change->statement);
+	CommandCounterIncrement();
+	relid = aipg_catalog_find_table(change->index_id);
+	if (OidIsValid(relid)) {
+		aipg_set_missing(relid, change->missing);
+	}
+}
+
 static void drop_table(const aipg_change *change) {
 	Oid relid = aipg_catalog_find_table(change->index_id);
 
@@ -213,7 +225,7 @@ static void change_definition(const aipg_change *change) {
 		create_table(change);
 		break;
 	case AIPG_CHANGE_ALTER:
-		execute(change->statement);
+		alter_table(change);
 		break;
 	case AIPG_CHANGE_DROP:
 		drop_table(change);

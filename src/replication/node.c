@@ -14,10 +14,12 @@
 #include "miscadmin.h"
 #include "replication/apply.h"
 #include "role.h"
+#include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 PG_FUNCTION_INFO_V1(aipg_sql_become_primary);
 PG_FUNCTION_INFO_V1(aipg_sql_follow);
@@ -28,6 +30,7 @@ PG_FUNCTION_INFO_V1(aipg_sql_renew_lease);
 PG_FUNCTION_INFO_V1(aipg_sql_node_status);
 
 #define MAX_LEASE_MS 600000
+#define COMMIT_NAP_MS 5
 
 static uint64 epoch_argument(FunctionCallInfo fcinfo, int argument) {
 	int64 epoch = PG_GETARG_INT64(argument);
@@ -129,6 +132,21 @@ Datum aipg_sql_follow(PG_FUNCTION_ARGS) {
 	PG_RETURN_VOID();
 }
 
+/* Commits that have passed the point where they would have been refused. */
+static void wait_for_commits(void) {
+	aidb_stats stats = {0};
+
+	for (;;) {
+		aidb_stats_get(aipg_store(), &stats);
+		if (stats.reservations == 0) {
+			return;
+		}
+		CHECK_FOR_INTERRUPTS();
+		WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, COMMIT_NAP_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
 /* seal(epoch) */
 Datum aipg_sql_seal(PG_FUNCTION_ARGS) {
 	uint64 epoch = epoch_argument(fcinfo, 0);
@@ -141,6 +159,9 @@ Datum aipg_sql_seal(PG_FUNCTION_ARGS) {
 	state.sealed = true;
 	aipg_role_set(&state);
 	aipg_role_wait_apply();
+	if (state.role == AIPG_PRIMARY) {
+		wait_for_commits();
+	}
 	PG_RETURN_INT64(state.role == AIPG_PRIMARY ? (int64)aidb_current_sequence(aipg_store())
 											   : (int64)aipg_position_read().applied);
 }

@@ -93,6 +93,7 @@ same('SELECT count(*), sum(v) FROM pair', 'a table with its rows in one transact
 same("SELECT to_regclass('never')", 'a table that was rolled back');
 same(q(SELECT aidb.get('space', '\x02'), aidb.get('another', '\x01')), 'key spaces');
 $primary->safe_psql('postgres', <<'SQL');
+ALTER FOREIGN TABLE fresh ADD COLUMN at timestamptz DEFAULT now();
 ALTER FOREIGN TABLE fresh RENAME COLUMN c TO d;
 ALTER FOREIGN TABLE fresh RENAME TO stale;
 ALTER FOREIGN TABLE stale SET SCHEMA shop;
@@ -100,6 +101,7 @@ TRUNCATE pair;
 INSERT INTO pair VALUES (7, 7);
 SQL
 same('SELECT count(*), min(d) FROM shop.stale', 'renamed');
+same('SELECT min(at), max(at) FROM shop.stale', 'a default that depends on when it was computed');
 same('SELECT * FROM pair', 'truncated');
 $primary->safe_psql('postgres', <<'SQL');
 BEGIN; TRUNCATE pair; INSERT INTO pair VALUES (8, 8); ROLLBACK;
