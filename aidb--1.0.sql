@@ -76,9 +76,9 @@ CREATE FUNCTION promote(epoch bigint) RETURNS void
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_promote';
 COMMENT ON FUNCTION promote(bigint) IS 'make a standby that was sealed with this epoch the primary of its group';
 
-CREATE FUNCTION set_in_sync(epoch bigint, slots text[]) RETURNS void
+CREATE FUNCTION set_in_sync(epoch bigint, slots text[], version bigint DEFAULT 0) RETURNS void
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_set_in_sync';
-COMMENT ON FUNCTION set_in_sync(bigint, text[])
+COMMENT ON FUNCTION set_in_sync(bigint, text[], bigint)
 IS 'the replica that must have a commit before it is acknowledged and visible; returns when it has all before';
 
 CREATE FUNCTION renew_lease(epoch bigint, lease_ms integer) RETURNS void
@@ -132,7 +132,7 @@ REVOKE ALL ON FUNCTION become_primary(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION follow(text, text, text, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION seal(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION promote(bigint) FROM PUBLIC;
-REVOKE ALL ON FUNCTION set_in_sync(bigint, text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION set_in_sync(bigint, text[], bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION renew_lease(bigint, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION node_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION stream_open(text) FROM PUBLIC;

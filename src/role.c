@@ -35,7 +35,7 @@ typedef struct shared_role {
 	pg_atomic_uint64 recovered; /* what a restart has found, and the replica may not have yet; 0: nothing */
 	pg_atomic_uint32 applying;
 	ConditionVariable applied;       /* signalled when that is over */
-	pg_atomic_uint64 lease_until_ms; /* by the clock that counts suspension; 0: no lease was ever given */
+	pg_atomic_uint64 lease_until_ms; /* by the clock that counts suspension; 0: none was given since the start */
 	/* under the tranche's lock */
 	aipg_role_state state;
 	aipg_progress progress;
@@ -90,13 +90,16 @@ static void append_string(StringInfo bytes, const char *string) {
 static StringInfo encode(const aipg_role_state *state) {
 	StringInfo bytes = makeStringInfo();
 	uint64 epoch = pg_hton64(state->epoch);
+	uint64 configuration = pg_hton64(state->configuration);
 	pg_crc32c crc;
 
 	appendBinaryStringInfo(bytes, MAGIC, MAGIC_BYTES);
 	appendStringInfoChar(bytes, VERSION);
 	appendStringInfoChar(bytes, (char)state->role);
 	appendStringInfoChar(bytes, state->sealed ? 1 : 0);
+	appendStringInfoChar(bytes, state->leased ? 1 : 0);
 	appendBinaryStringInfo(bytes, (const char *)&epoch, sizeof(epoch));
+	appendBinaryStringInfo(bytes, (const char *)&configuration, sizeof(configuration));
 	append_string(bytes, state->database);
 	append_string(bytes, state->conninfo);
 	append_string(bytes, state->slot);
@@ -128,7 +131,7 @@ static bool read_string(aidb_slice *bytes, char *to, size_t to_bytes) {
 
 static bool decode(aidb_slice bytes, aipg_role_state *state) {
 	const uint8 *data = bytes.data;
-	uint64 epoch;
+	uint64 epoch, configuration;
 	pg_crc32c crc, stored;
 
 	if (bytes.size < MAGIC_BYTES + sizeof(crc) || memcmp(data, MAGIC, MAGIC_BYTES) != 0) {
@@ -143,14 +146,20 @@ static bool decode(aidb_slice bytes, aipg_role_state *state) {
 	}
 	data += MAGIC_BYTES;
 	bytes.size -= MAGIC_BYTES + sizeof(crc);
-	if (bytes.size < 3 + sizeof(epoch) || data[0] != VERSION || data[1] >= AIPG_ROLES || data[2] > 1) {
+	if (bytes.size < 4 + sizeof(epoch) + sizeof(configuration) || data[0] != VERSION || data[1] >= AIPG_ROLES ||
+		data[2] > 1 || data[3] > 1) {
 		return false;
 	}
 	state->role = (aipg_role)data[1];
 	state->sealed = data[2] != 0;
-	memcpy(&epoch, data + 3, sizeof(epoch));
+	state->leased = data[3] != 0;
+	data += 4;
+	memcpy(&epoch, data, sizeof(epoch));
 	state->epoch = pg_ntoh64(epoch);
-	bytes = (aidb_slice){data + 3 + sizeof(epoch), bytes.size - 3 - sizeof(epoch)};
+	memcpy(&configuration, data + sizeof(epoch), sizeof(configuration));
+	state->configuration = pg_ntoh64(configuration);
+	data += sizeof(epoch) + sizeof(configuration);
+	bytes = (aidb_slice){data, bytes.size - 4 - sizeof(epoch) - sizeof(configuration)};
 	return read_string(&bytes, state->database, sizeof(state->database)) &&
 		   read_string(&bytes, state->conninfo, sizeof(state->conninfo)) &&
 		   read_string(&bytes, state->slot, sizeof(state->slot)) &&
@@ -411,7 +420,7 @@ void aipg_role_check_read(void) {
 			refuse_sealed();
 		}
 		lease = pg_atomic_read_u64(&shared->lease_until_ms);
-		if (lease != 0 && lease < now_ms() && shared->state.synchronous[0] != '\0') {
+		if (shared->state.leased && lease < now_ms() && shared->state.synchronous[0] != '\0') {
 			ereport(ERROR,
 					(errcode(AIPG_ERRCODE_WRONG_EPOCH), errmsg("this server may have been replaced as the primary"),
 					 errdetail("Its lease has run out: the coordinator has not been heard of in time."),

@@ -6,7 +6,7 @@
  * to follow nobody of a lower epoch: as a replica it applies nothing, as a primary it commits nothing, until it is promoted or
  * made to follow again.
  *
- *   file   magic u64 "AIDBrol1", then version (u8), role (u8), sealed (u8), epoch (u64), then strings, each length (u16) and bytes:
+ *   file   magic u64 "AIDBrol1", then version (u8), role (u8), sealed (u8), leased (u8), epoch (u64), configuration (u64), then strings, each length (u16) and bytes:
  *          database, conninfo of the primary, slot there, the slot that commits wait for; crc32c (u32) of all before. Numbers are
  *          big-endian.
  */
@@ -25,7 +25,9 @@ typedef enum aipg_role { AIPG_ALONE, AIPG_PRIMARY, AIPG_STANDBY, AIPG_CACHE } ai
 typedef struct aipg_role_state {
 	aipg_role role;
 	bool sealed;
+	bool leased; /* it has had a lease: from then on, also after a restart, no reads without one */
 	uint64 epoch;
+	uint64 configuration;                  /* the version of the group's record that last changed `synchronous` */
 	char database[NAMEDATALEN];            /* whose tables are replicated */
 	char conninfo[AIPG_CONNINFO_BYTES];    /* of the primary that is followed */
 	char slot[AIDB_PIN_NAME_BYTES];        /* this replica's name there */

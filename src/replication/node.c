@@ -65,10 +65,11 @@ Datum aipg_sql_become_primary(PG_FUNCTION_ARGS) {
 	if (state.role == AIPG_PRIMARY && !state.sealed && state.epoch == epoch) {
 		PG_RETURN_VOID();
 	}
-	if (state.role != AIPG_ALONE && !(state.role == AIPG_PRIMARY && !state.sealed && state.epoch < epoch)) {
+	if (state.role != AIPG_ALONE && !(state.role == AIPG_PRIMARY && state.epoch < epoch)) {
 		refuse(&state, "this server cannot become the primary of a group");
 	}
 	state.role = AIPG_PRIMARY;
+	state.sealed = false;
 	state.epoch = epoch;
 	strlcpy(state.database, get_database_name(MyDatabaseId), sizeof(state.database));
 	aipg_role_set(&state);
@@ -166,11 +167,26 @@ Datum aipg_sql_seal(PG_FUNCTION_ARGS) {
 											   : (int64)aipg_position_read().applied);
 }
 
+/* Slots of the time when this server was the primary before: what it has done since is not all in its log. */
+static void drop_slots(void) {
+	aidb_pin pins[AIDB_MAX_PINS];
+	uint32 count = aidb_pin_list(aipg_store(), pins);
+
+	for (uint32 i = 0; i < count; i++) {
+		aidb_status rc = aidb_pin_drop(aipg_store(), pins[i].name);
+
+		if (rc != AIDB_OK && rc != AIDB_NOT_FOUND) {
+			aipg_raise(rc, "could not drop the slot of a replica");
+		}
+	}
+}
+
 /* What was in doubt stays undone; ids go on beyond those that the old primary has given out. */
 static void take_over(void) {
 	PG_TRY();
 	{
 		aipg_role_internal = true;
+		drop_slots();
 		aipg_apply_drop_in_doubt();
 		aipg_catalog_pass_ids();
 	}
@@ -202,6 +218,8 @@ Datum aipg_sql_promote(PG_FUNCTION_ARGS) {
 	take_over();
 	state.role = AIPG_PRIMARY;
 	state.sealed = false;
+	state.leased = false;
+	state.configuration = 0;
 	state.conninfo[0] = state.slot[0] = state.synchronous[0] = '\0';
 	aipg_role_set(&state);
 	PG_RETURN_VOID();
@@ -254,13 +272,21 @@ static void wait_for_replica(aidb_sequence sequence) {
 	}
 }
 
-/* set_in_sync(epoch, slots) */
+/* set_in_sync(epoch, slots, version) */
 Datum aipg_sql_set_in_sync(PG_FUNCTION_ARGS) {
 	aipg_role_state state = check_primary(epoch_argument(fcinfo, 0));
 	char slot[AIDB_PIN_NAME_BYTES] = "";
 	aidb_db *db = aipg_store();
+	uint64 version = (uint64)PG_GETARG_INT64(2);
 	aidb_sequence acknowledged;
 
+	if (version < state.configuration) {
+		ereport(ERROR,
+				(errcode(AIPG_ERRCODE_WRONG_EPOCH),
+				 errmsg("version " UINT64_FORMAT " of the group is over: this server knows of version " UINT64_FORMAT,
+						version, state.configuration)));
+	}
+	state.configuration = version;
 	if (!one_slot(PG_GETARG_ARRAYTYPE_P(1), slot)) {
 		state.synchronous[0] = '\0';
 		aipg_role_set(&state);
@@ -276,6 +302,8 @@ Datum aipg_sql_set_in_sync(PG_FUNCTION_ARGS) {
 		strlcpy(state.synchronous, slot, sizeof(state.synchronous));
 		aipg_role_set(&state);
 		aidb_replication_require(db, acknowledged);
+	} else {
+		aipg_role_set(&state);
 	}
 	aidb_sync(db);
 	wait_for_replica(aidb_last_sequence(db));
@@ -285,13 +313,17 @@ Datum aipg_sql_set_in_sync(PG_FUNCTION_ARGS) {
 /* renew_lease(epoch, lease_ms) */
 Datum aipg_sql_renew_lease(PG_FUNCTION_ARGS) {
 	int32 ms = PG_GETARG_INT32(1);
+	aipg_role_state state = check_primary(epoch_argument(fcinfo, 0));
 
-	check_primary(epoch_argument(fcinfo, 0));
 	if (ms <= 0 || ms > MAX_LEASE_MS) {
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("lease_ms is %d, outside of 1 to %d", ms, MAX_LEASE_MS)));
 	}
 	aipg_role_lease(ms);
+	if (!state.leased) {
+		state.leased = true;
+		aipg_role_set(&state);
+	}
 	PG_RETURN_VOID();
 }
 

@@ -214,9 +214,9 @@ my $manifest = sub { "$store/MANIFEST" };
 
 with_damage('a newer manifest', 'fast', $manifest, sub {
 	my ($bytes) = @_;
-	is(substr($bytes, 68), xxh3_64_bytes(substr $bytes, 0, 68), 'the manifest is one without pins and files');
-	substr($bytes, 8, 4) = pack 'V', 3;
-	return substr($bytes, 0, 68) . xxh3_64_bytes(substr $bytes, 0, 68);
+	is(length $bytes, 64 + 4 + 8, 'the manifest is one without pins and files');
+	substr($bytes, 8, 4) = pack 'V', 3; # of which nobody knows what comes after the head
+	return substr($bytes, 0, 64) . xxh3_64_bytes(substr $bytes, 0, 64);
 }, sub {
 	my ($name, $file) = @_;
 	store_refused($name, '0A000', "$file.*format version 3");

@@ -110,6 +110,10 @@ $primary->safe_psql('postgres', 'SELECT aidb.renew_lease(1, 50)');
 wait_until(sub { error_of($primary, 'SELECT * FROM item') =~ /IA002.*lease has run out/s }, 'the lease to run out');
 $primary->safe_psql('postgres', 'SELECT aidb.renew_lease(1, 600000)');
 is($primary->safe_psql('postgres', 'SELECT count(*) FROM item WHERE id = 1'), '1', 'a new lease allows reads');
+$primary->restart;
+like(error_of($primary, 'SELECT * FROM item'), qr/IA002.*lease has run out/s, 'a restart takes it away');
+$primary->safe_psql('postgres', 'SELECT aidb.renew_lease(1, 600000)');
+is($primary->safe_psql('postgres', 'SELECT count(*) FROM item WHERE id = 1'), '1', 'and it is given anew');
 
 # ---- Failovers ---------------------------------------------------------------------------------------------------------
 
