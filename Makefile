@@ -39,6 +39,8 @@ ENGINE_OBJECTS := $(call object,engine/base/*.c engine/host/*.c engine/format/*.
 # Of the extension, what is not PostgreSQL's and can be tested alone.
 FORMAT_OBJECTS := $(call object,src/replication/stream_format.c)
 CLUSTER_OBJECTS := $(call object,cluster/placement/*.c cluster/control/*.c cluster/client/*.c)
+COORDINATOR := $(BUILD)/aidb_coordinator
+COORDINATOR_OBJECTS := $(call object,cluster/coordinator/*.c)
 SUPPORT_OBJECTS := $(call object,test/support/*.c)
 TEST_PROGRAMS := $(call program,test/unit/test_*.c test/model/*.c)
 HISTORY_PROGRAM := $(BUILD)/test/history/history
@@ -81,14 +83,14 @@ deps: ## install the Debian 12 packages that building and testing need (as root)
 
 # ---- Building ----------------------------------------------------------------------------------------------
 
-all: engine $(if $(NO_SERVER),,extension) ## build the engine library and the extension
+all: engine $(COORDINATOR) $(if $(NO_SERVER),,extension) ## build the engine library, the extension and the coordinator
 
 engine: $(BUILD)/libaidb.a $(BUILD)/$(SONAME) $(BUILD)/aidb.pc ## build libaidb.a, libaidb.so.1 and aidb.pc
 
 extension: needs-server $(BUILD)/libaidb.a ## build the PostgreSQL extension
 	@+$(EXTENSION_MAKE) all
 
-tests: $(TEST_PROGRAMS) $(SERVER_PROGRAMS) ## build the programs that tests run
+tests: $(TEST_PROGRAMS) $(SERVER_PROGRAMS) $(COORDINATOR) ## build the programs that tests run
 
 # Remembers the command line, so that other flags or another compiler rebuild everything.
 $(BUILD)/flags: FORCE
@@ -116,6 +118,9 @@ $(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
 	@rm -f $@
 	$(AR) rcs $@ $^
 
+$(COORDINATOR): $(COORDINATOR_OBJECTS) $(BUILD)/libaidb_cluster.a
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq $(LIBS)
+
 $(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(FORMAT_OBJECTS) $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka -Wl,--as-needed -lpq $(LIBS)
 
@@ -131,7 +136,7 @@ $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 $(FUZZ_PROGRAMS): %: %.o $(FORMAT_OBJECTS) $(BUILD)/libaidb.a
 	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
--include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
+-include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(COORDINATOR_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
 
 # ---- Installing --------------------------------------------------------------------------------------------
 
@@ -142,12 +147,14 @@ install: installable all ## install the extension into PostgreSQL and the engine
 	install -m 755 $(BUILD)/$(SONAME) $(DESTDIR)$(PREFIX)/lib/
 	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libaidb.so
 	install -m 644 $(BUILD)/aidb.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(COORDINATOR) $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 engine/include/aidb.h $(DESTDIR)$(PREFIX)/include/
 	$(if $(DESTDIR),,ldconfig)
 
 uninstall: installable ## remove what install has put there
 	@+$(EXTENSION_MAKE) uninstall
-	cd $(DESTDIR)$(PREFIX) && rm -f lib/libaidb.a lib/$(SONAME) lib/libaidb.so lib/pkgconfig/aidb.pc include/aidb.h
+	cd $(DESTDIR)$(PREFIX) && rm -f lib/libaidb.a lib/$(SONAME) lib/libaidb.so lib/pkgconfig/aidb.pc include/aidb.h bin/aidb_coordinator
 
 installable:
 	@$(if $(FOR_TESTS),echo "a build for tests is not installed: leave SANITIZE and ASSERT away" >&2; exit 1,:)
@@ -165,7 +172,7 @@ server-copy: all
 check: $(TEST_PROGRAMS) ## run the tests that need no server: unit and model
 	@+$(TEST_RUN) unit model
 
-installcheck: needs-server $(SERVER_PROGRAMS) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
+installcheck: needs-server $(SERVER_PROGRAMS) $(COORDINATOR) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
 	@+$(TEST_RUN) regress isolation tap
 
 installcheck-sanitized: ## the same under the address and undefined behaviour sanitizers, in a copy of PostgreSQL
@@ -206,7 +213,7 @@ lint-warnings:
 lint-analysis:
 	@PG_CONFIG=$(PG_CONFIG) test/support/analyse $(filter %.c,$(SOURCES))
 
-objects: $(ENGINE_OBJECTS) $(CLUSTER_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
+objects: $(ENGINE_OBJECTS) $(CLUSTER_OBJECTS) $(COORDINATOR_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
 	@+$(EXTENSION_MAKE) objects
 
 format: ## put all C sources into the form that lint asks for

@@ -88,7 +88,7 @@ IS 'allow reads on this primary for so long, where commits wait for a replica; w
 
 CREATE FUNCTION node_status(OUT role text, OUT epoch bigint, OUT sealed boolean, OUT state text, OUT sequence bigint,
 							OUT applied bigint, OUT lag_commits bigint, OUT heard_ms bigint, OUT rows_copied bigint,
-							OUT in_sync text, OUT writable boolean) RETURNS record
+							OUT in_sync text, OUT writable boolean, OUT upstream text) RETURNS record
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_node_status';
 COMMENT ON FUNCTION node_status() IS 'what this server is in its group, and how far';
 
@@ -117,6 +117,207 @@ CREATE FUNCTION clone_read(after bytea, max_bytes integer, OUT operations bytea,
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_clone_read';
 COMMENT ON FUNCTION clone_read(bytea, integer) IS 'rows of all AiDb tables of this database, for a new replica';
 
+-- The catalog of a cluster, in the database that its coordinator uses; empty elsewhere. Clients and coordinators get, compare and
+-- set, watch (LISTEN aidb_cluster) and lease.
+
+CREATE TABLE node (
+	node_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL UNIQUE CHECK (name ~ '^[a-z][a-z0-9_-]{0,20}$'),
+	conninfo text NOT NULL,
+	added_at timestamptz NOT NULL DEFAULT now(),
+	state text NOT NULL DEFAULT 'unknown',
+	detail text NOT NULL DEFAULT ''
+);
+
+CREATE TABLE node_group (
+	group_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL UNIQUE,
+	version bigint NOT NULL DEFAULT 1,
+	epoch bigint NOT NULL DEFAULT 1,
+	primary_id integer NOT NULL UNIQUE REFERENCES node,
+	in_sync_id integer REFERENCES node,
+	synchronous boolean NOT NULL,
+	wanted_id integer REFERENCES node,
+	allow_data_loss boolean NOT NULL DEFAULT false
+);
+
+CREATE TABLE member (
+	node_id integer PRIMARY KEY REFERENCES node,
+	group_id integer NOT NULL REFERENCES node_group ON DELETE CASCADE
+);
+
+CREATE TABLE event (
+	event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	severity text NOT NULL CHECK (severity IN ('info', 'warning', 'alert')),
+	group_name text,
+	node_name text,
+	message text NOT NULL
+);
+
+CREATE TABLE coordinator (
+	one boolean PRIMARY KEY DEFAULT true CHECK (one),
+	holder text NOT NULL,
+	until timestamptz NOT NULL
+);
+
+SELECT pg_catalog.pg_extension_config_dump('aidb.node', '');
+SELECT pg_catalog.pg_extension_config_dump('aidb.node_group', '');
+SELECT pg_catalog.pg_extension_config_dump('aidb.member', '');
+SELECT pg_catalog.pg_extension_config_dump('aidb.event', '');
+
+CREATE FUNCTION announce() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM pg_notify('aidb_cluster', TG_TABLE_NAME);
+	RETURN NULL;
+END $$;
+
+CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON node_group
+FOR EACH STATEMENT EXECUTE FUNCTION announce();
+CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON member
+FOR EACH STATEMENT EXECUTE FUNCTION announce();
+
+CREATE FUNCTION announce_event() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM pg_notify('aidb_events', NEW.severity || ': ' || left(NEW.message, 7000));
+	RETURN NULL;
+END $$;
+
+CREATE TRIGGER announce AFTER INSERT ON event FOR EACH ROW EXECUTE FUNCTION announce_event();
+
+CREATE FUNCTION node_of(name text) RETURNS integer LANGUAGE plpgsql STABLE STRICT AS $$
+DECLARE
+	found_id integer;
+BEGIN
+	SELECT node_id INTO found_id FROM aidb.node WHERE node.name = node_of.name;
+	IF found_id IS NULL THEN
+		RAISE undefined_object USING MESSAGE = format('there is no node "%s"', name), HINT = 'See aidb.nodes, and aidb.add_node().';
+	END IF;
+	RETURN found_id;
+END $$;
+
+CREATE FUNCTION group_of(name text) RETURNS integer LANGUAGE plpgsql STABLE STRICT AS $$
+DECLARE
+	found_id integer;
+BEGIN
+	SELECT group_id INTO found_id FROM aidb.node_group WHERE node_group.name = group_of.name;
+	IF found_id IS NULL THEN
+		RAISE undefined_object USING MESSAGE = format('there is no group "%s"', name), HINT = 'See aidb.groups, and aidb.add_group().';
+	END IF;
+	RETURN found_id;
+END $$;
+
+CREATE FUNCTION add_node(name text, conninfo text) RETURNS integer LANGUAGE sql STRICT AS $$
+	INSERT INTO aidb.node (name, conninfo) VALUES (name, conninfo) RETURNING node_id
+$$;
+COMMENT ON FUNCTION add_node(text, text) IS 'make a server known to the cluster';
+
+CREATE FUNCTION remove_node(name text) RETURNS void LANGUAGE plpgsql STRICT AS $$
+DECLARE
+	id integer := aidb.node_of(name);
+BEGIN
+	IF EXISTS (SELECT FROM aidb.member WHERE node_id = id) THEN
+		RAISE object_in_use USING MESSAGE = format('node "%s" is in a group', name), HINT = 'Call aidb.remove_replica() first.';
+	END IF;
+	DELETE FROM aidb.node WHERE node_id = id;
+END $$;
+COMMENT ON FUNCTION remove_node(text) IS 'forget a server that is in no group';
+
+CREATE FUNCTION add_group(name text, "primary" text, synchronous boolean DEFAULT true) RETURNS integer
+LANGUAGE sql STRICT AS $$
+	WITH made AS (
+		INSERT INTO aidb.node_group (name, primary_id, synchronous)
+		VALUES (name, aidb.node_of("primary"), synchronous) RETURNING group_id, primary_id
+	)
+	INSERT INTO aidb.member SELECT primary_id, group_id FROM made RETURNING group_id
+$$;
+COMMENT ON FUNCTION add_group(text, text, boolean)
+IS 'make a group of one node, on which aidb.become_primary() has been called; synchronous: its commits wait for a standby';
+
+CREATE FUNCTION add_replica("group" text, node text) RETURNS void LANGUAGE plpgsql STRICT AS $$
+BEGIN
+	IF (SELECT count(*) FROM aidb.member WHERE group_id = aidb.group_of("group")) >= 8 THEN
+		RAISE program_limit_exceeded USING MESSAGE = format('group "%s" has 8 members, the most there can be', "group");
+	END IF;
+	INSERT INTO aidb.member VALUES (aidb.node_of(node), aidb.group_of("group"));
+END $$;
+COMMENT ON FUNCTION add_replica(text, text) IS 'let a node follow the primary of a group; the coordinator has it copied';
+
+CREATE FUNCTION remove_replica("group" text, node text) RETURNS void LANGUAGE plpgsql STRICT AS $$
+DECLARE
+	of integer := aidb.group_of("group");
+	id integer := aidb.node_of(node);
+BEGIN
+	IF EXISTS (SELECT FROM aidb.node_group WHERE group_id = of AND (primary_id = id OR in_sync_id = id)) THEN
+		RAISE object_in_use USING MESSAGE = format('node "%s" is the primary or the in-sync standby of group "%s"', node, "group"),
+			HINT = 'Stop the node, or let another one take its place.';
+	END IF;
+	DELETE FROM aidb.member WHERE node_id = id AND group_id = of;
+	IF NOT FOUND THEN
+		RAISE undefined_object USING MESSAGE = format('node "%s" is not in group "%s"', node, "group");
+	END IF;
+END $$;
+COMMENT ON FUNCTION remove_replica(text, text) IS 'take a node out of its group';
+
+CREATE FUNCTION failover("group" text, node text DEFAULT NULL, allow_data_loss boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	of integer := aidb.group_of("group");
+	id integer := aidb.node_of(node);
+BEGIN
+	IF id IS NULL AND NOT allow_data_loss THEN
+		SELECT in_sync_id INTO id FROM aidb.node_group WHERE group_id = of;
+		IF id IS NULL THEN
+			RAISE object_not_in_prerequisite_state USING MESSAGE = format('no standby of group "%s" is in sync', "group"),
+				HINT = 'Wait for one, or allow the loss of commits that no other node has.';
+		END IF;
+	END IF;
+	UPDATE aidb.node_group SET wanted_id = id, allow_data_loss = failover.allow_data_loss WHERE group_id = of;
+END $$;
+COMMENT ON FUNCTION failover(text, text, boolean) IS 'have the coordinator make another node the primary of a group';
+
+CREATE FUNCTION group_compare_and_set("group" integer, expected bigint, epoch bigint, "primary" integer, in_sync integer)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	UPDATE aidb.node_group g SET version = version + 1, epoch = group_compare_and_set.epoch, primary_id = "primary", in_sync_id = in_sync,
+		wanted_id = CASE WHEN primary_id = "primary" THEN wanted_id END,
+		allow_data_loss = allow_data_loss AND primary_id = "primary"
+	WHERE group_id = "group" AND version = expected;
+	RETURN FOUND;
+END $$;
+COMMENT ON FUNCTION group_compare_and_set(integer, bigint, bigint, integer, integer)
+IS 'for coordinators: change the record of a group, if nobody else has';
+
+CREATE FUNCTION lease(holder text, ms integer) RETURNS boolean LANGUAGE plpgsql STRICT AS $$
+BEGIN
+	INSERT INTO aidb.coordinator AS present VALUES (true, holder, clock_timestamp() + ms * interval '1 ms')
+	ON CONFLICT (one) DO UPDATE SET holder = excluded.holder, until = excluded.until
+	WHERE present.holder = excluded.holder OR present.until < clock_timestamp();
+	RETURN FOUND;
+END $$;
+COMMENT ON FUNCTION lease(text, integer) IS 'for coordinators: the right to act for so long; false when another has it';
+
+CREATE VIEW nodes AS
+SELECT n.name, n.state, g.name AS "group",
+	CASE WHEN g.primary_id = n.node_id THEN 'primary' WHEN g.in_sync_id = n.node_id THEN 'in-sync standby'
+		WHEN g.group_id IS NOT NULL THEN 'standby' END AS role,
+	n.detail, regexp_replace(n.conninfo, 'password=\S*', 'password=...') AS conninfo
+FROM aidb.node n LEFT JOIN aidb.member USING (node_id) LEFT JOIN aidb.node_group g USING (group_id)
+ORDER BY g.name, role, n.name;
+
+CREATE VIEW groups AS
+SELECT g.name, g.epoch, p.name AS "primary", i.name AS in_sync, g.synchronous,
+	(SELECT string_agg(n.name, ', ' ORDER BY n.name) FROM aidb.member m JOIN aidb.node n USING (node_id)
+		WHERE m.group_id = g.group_id AND m.node_id NOT IN (g.primary_id, coalesce(g.in_sync_id, 0))) AS other_standbys
+FROM aidb.node_group g JOIN aidb.node p ON p.node_id = g.primary_id LEFT JOIN aidb.node i ON i.node_id = g.in_sync_id
+ORDER BY g.name;
+
+CREATE VIEW events AS
+SELECT at, severity, group_name AS "group", node_name AS node, message FROM aidb.event ORDER BY event_id;
+
+REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remove_node(text), add_group(text, text, boolean),
+	add_replica(text, text), remove_replica(text, text), failover(text, text, boolean),
+	group_compare_and_set(integer, bigint, bigint, integer, integer), lease(text, integer), announce(), announce_event() FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_handler() FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_validator(text[], oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION put(text, bytea, bytea) FROM PUBLIC;

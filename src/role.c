@@ -335,8 +335,7 @@ aidb_sequence aipg_role_unreplicated(void) {
 
 /* ---- What statements may do ------------------------------------------------------------------------------ */
 
-/* "host:port" of the primary, without what else the connection string has. */
-static char *address_of_primary(const char *conninfo) {
+char *aipg_role_address(const char *conninfo) {
 	StringInfo address = makeStringInfo();
 	static const char *const wanted[] = {"host=", "port="};
 
@@ -368,7 +367,7 @@ void aipg_role_check_write(void) {
 
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 						errmsg("cannot write AiDb tables on a %s", aipg_role_name(role)),
-						errhint("Connect to the primary at %s.", address_of_primary(state.conninfo))));
+						errhint("Connect to the primary at %s.", aipg_role_address(state.conninfo))));
 	}
 	if (pg_atomic_read_u32(&shared->sealed) != 0) {
 		refuse_sealed();

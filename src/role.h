@@ -100,6 +100,9 @@ extern void aipg_role_wait_apply(void);
 extern aipg_progress aipg_progress_get(void);
 extern void aipg_progress_set(const aipg_progress *progress);
 
+/* "host:port" of a connection string, without what else it has; palloc'd. */
+extern char *aipg_role_address(const char *conninfo);
+
 /* SQLSTATEs of the cluster. */
 #define AIPG_ERRCODE_STALE_MAP MAKE_SQLSTATE('I', 'A', '0', '0', '1')
 #define AIPG_ERRCODE_WRONG_EPOCH MAKE_SQLSTATE('I', 'A', '0', '0', '2')

@@ -96,14 +96,15 @@ static void set_in_sync(aidb_failover *self, uint32_t member, aidb_action *actio
 static bool promote_recorded(const situation *at, aidb_action *action) {
 	aidb_failover *self = at->self;
 	const aidb_member_report *report = report_of(self, self->record.primary);
-	bool sealed_for_it, goes_on;
+	bool sealed_for_it, goes_on, is_new;
 
 	if (!is_up(self, self->record.primary)) {
 		return false;
 	}
 	sealed_for_it = report->role == AIDB_MEMBER_STANDBY && report->sealed && report->epoch == self->record.epoch;
 	goes_on = report->role == AIDB_MEMBER_PRIMARY && report->epoch < self->record.epoch;
-	if (!sealed_for_it && !goes_on) {
+	is_new = report->role == AIDB_MEMBER_ALONE && self->record.version == 1 && self->record.epoch == 1;
+	if (!sealed_for_it && !goes_on && !is_new) {
 		return false;
 	}
 	action->kind = AIDB_ACT_PROMOTE;

@@ -49,9 +49,9 @@ typedef struct aidb_member_report {
 
 typedef enum aidb_action_kind {
 	AIDB_ACT_NOTHING,
-	AIDB_ACT_RECORD,      /* compare-and-set: `record` replaces the one of version record.version - 1 */
-	AIDB_ACT_SEAL,        /* member, epoch */
-	AIDB_ACT_PROMOTE,     /* member, epoch: a sealed standby, or the primary of a lower epoch */
+	AIDB_ACT_RECORD,  /* compare-and-set: `record` replaces the one of version record.version - 1 */
+	AIDB_ACT_SEAL,    /* member, epoch */
+	AIDB_ACT_PROMOTE, /* member, epoch: a sealed standby, the primary of a lower epoch, or the server of a new group */
 	AIDB_ACT_SET_IN_SYNC, /* at the primary `member`: commits wait for `other` (0: for none); bears `version` */
 	AIDB_ACT_FOLLOW,      /* `member` follows `other`, copied anew */
 	AIDB_ACT_RENEW_LEASE, /* of the primary `member` */

@@ -345,8 +345,8 @@ Datum aipg_sql_node_status(PG_FUNCTION_ARGS) {
 	bool follows = state.role == AIPG_STANDBY || state.role == AIPG_CACHE;
 	aidb_stats stats = {0};
 	TupleDesc tuple_desc;
-	Datum columns[11];
-	bool nulls[11] = {false};
+	Datum columns[12];
+	bool nulls[12] = {false};
 
 	if (get_call_result_type(fcinfo, NULL, &tuple_desc) != TYPEFUNC_COMPOSITE) {
 		elog(ERROR, "return type must be a row type");
@@ -366,6 +366,8 @@ Datum aipg_sql_node_status(PG_FUNCTION_ARGS) {
 	nulls[8] = !follows;
 	columns[9] = CStringGetTextDatum(state.synchronous);
 	nulls[9] = state.synchronous[0] == '\0';
+	columns[11] = CStringGetTextDatum(aipg_role_address(state.conninfo));
+	nulls[11] = !follows;
 	columns[10] = BoolGetDatum(!follows && !state.sealed && !stats.writes_off);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tuple_desc), columns, nulls)));
 }

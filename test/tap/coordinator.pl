@@ -1,0 +1,151 @@
+# A coordinator with a group of three servers: it has the standbys copied and one of them in sync, replaces a primary that dies
+# under load within ten seconds and without losing a row, takes the old one back, lets the primary go on alone when its
+# standby is lost, and changes places when it is told to.
+use strict;
+use warnings;
+use AidbNode;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my %node = map { $_ => AidbNode->launch($_, fsync => 'on') } qw(a b c);
+my $catalog = AidbNode->launch('catalog');
+my $daemon;
+
+sub conninfo_of {
+	my ($server) = @_;
+	return 'host=' . $server->host . ' port=' . $server->port . ' dbname=postgres';
+}
+
+sub ask { return $catalog->safe_psql('postgres', $_[0]) }
+
+sub error_of {
+	my ($server, $sql) = @_;
+	my (undef, undef, $error) = $server->psql('postgres', "\\set VERBOSITY verbose\n$sql", on_error_stop => 0);
+	return $error;
+}
+
+# Waits until the statement gives this, and returns how long it took.
+sub wait_for {
+	my ($sql, $expected) = @_;
+	my $begin = time;
+	while (ask($sql) ne $expected) {
+		if (time > $begin + 60) {
+			diag("waiting for \"$expected\", got \"" . ask($sql) . "\"\n" . ask('TABLE aidb.events') . "\n" . ask('TABLE aidb.nodes'));
+			die "no success in waiting for: $sql";
+		}
+		sleep 0.05;
+	}
+	return time - $begin;
+}
+
+sub start_coordinator {
+	my ($name) = @_;
+	$daemon = IPC::Run::start([ './aidb_coordinator', '--conninfo', conninfo_of($catalog), '--name', $name, '--interval', 200, '--timeout', 1000,
+		'--lease', 2000 ], '<', \undef, '>', '/dev/null', '2>>', $PostgreSQL::Test::Utils::log_path . "/coordinator_$name.log");
+	return;
+}
+
+sub stop_coordinator {
+	$daemon->signal('TERM');
+	return $daemon->finish;
+}
+
+END { $daemon->kill_kill if $daemon }
+
+# ---- The program --------------------------------------------------------------------------------------------------
+
+my ($output, $error) = ('', '');
+ok(IPC::Run::run([ './aidb_coordinator', '--help' ], '>', \$output), 'it explains itself');
+like($output, qr/--conninfo=CONNINFO.*aidb\.add_group/s, 'with what to do first');
+ok(!IPC::Run::run([ './aidb_coordinator' ], '2>', \$error), 'it needs a catalog');
+like($error, qr/give --conninfo/, 'and says so');
+IPC::Run::run([ './aidb_coordinator', '--conninfo=x', '--retries=many' ], '2>', \$error);
+like($error, qr/--retries=many: give a number from 1 to 100/, 'a number is a number');
+
+# ---- A group ------------------------------------------------------------------------------------------------------
+
+ask("SELECT aidb.add_node('$_', '" . conninfo_of($node{$_}) . "')") for qw(a b c);
+like(error_of($catalog, "SELECT aidb.add_group('one', 'nobody')"), qr/42704.*no node "nobody".*aidb.add_node/s, 'a group has a node');
+ask("SELECT aidb.add_group('one', 'a')");
+ask("SELECT aidb.add_replica('one', '$_')") for qw(b c);
+like(error_of($catalog, "SELECT aidb.remove_node('b')"), qr/55006.*is in a group/s, 'a member is not removed');
+like(error_of($catalog, "SELECT aidb.failover('one')"), qr/55000.*no standby of group "one" is in sync/s, 'no failover to nobody');
+start_coordinator('first');
+my $in_sync = "SELECT \"primary\", in_sync IS NOT NULL FROM aidb.groups";
+wait_for($in_sync, 'a|t');
+pass('the standbys are copied, and one is in sync');
+$node{a}->safe_psql('postgres', 'CREATE FOREIGN TABLE item (id int PRIMARY KEY, v text) SERVER aidb');
+like(error_of($node{a}, 'BEGIN; CREATE TEMP TABLE t (); INSERT INTO item VALUES (1); COMMIT'), qr/0A000.*something else/s, 'commits wait for it');
+
+# ---- A primary that dies under load ---------------------------------------------------------------------------------
+
+my %acknowledged;
+my $next = 1;
+
+sub start_load {
+	my ($server) = @_;
+	my $script = PostgreSQL::Test::Utils::tempdir() . "/load.$next";
+	append_to_file($script, join '', map { "INSERT INTO item VALUES ($_, 'load') RETURNING id;\n" } $next .. $next + 9999);
+	$next += 10000;
+	my $run = IPC::Run::start([ $server->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $server->connstr('postgres'), '-f', $script ],
+		'<', \undef, '>', "$script.out", '2>', '/dev/null');
+	return [ $run, "$script.out" ];
+}
+
+sub lost_rows {
+	my ($server) = @_;
+	my %there = map { $_ => 1 } split /\n/, $server->safe_psql('postgres', 'SELECT id FROM item');
+	return scalar grep { !$there{$_} } keys %acknowledged;
+}
+
+for my $round (1 .. 3) {
+	my ($primary, $standby) = split /\|/, ask('SELECT "primary", in_sync FROM aidb.groups');
+	my $load = start_load($node{$primary});
+	sleep 0.05 until -s $load->[1];
+	$node{$primary}->crash;
+	my $took = wait_for("SELECT \"primary\" FROM aidb.groups", $standby);
+	my $epoch = $round + 1;
+	$took += wait_for("SELECT count(*) FROM aidb.events WHERE message = 'group one: node $standby is the primary, in epoch $epoch'", '1');
+	cmp_ok($took, '<', 10, sprintf 'round %d: node %s took over from %s after %.1f s', $round, $standby, $primary, $took);
+	eval { $load->[0]->finish };
+	$acknowledged{$_} = 1 for slurp_file($load->[1]) =~ /^(\d+)$/mg;
+	is(lost_rows($node{$standby}), 0, 'with all ' . keys(%acknowledged) . ' acknowledged rows');
+	$node{$standby}->safe_psql('postgres', "INSERT INTO item VALUES (-$round, 'after')");
+	$node{$primary}->start;
+	wait_for($in_sync, "$standby|t");
+	wait_for("SELECT count(*) FROM aidb.nodes WHERE state = 'up' AND role LIKE '%standby'", '2');
+}
+
+# ---- Another coordinator ----------------------------------------------------------------------------------------------
+
+my $first = $daemon;
+start_coordinator('second');
+is(ask('SELECT holder FROM aidb.coordinator'), 'first', 'one of two acts');
+$first->kill_kill;
+wait_for('SELECT holder FROM aidb.coordinator', 'second');
+pass('and the other when that is gone');
+
+# ---- A standby that dies ------------------------------------------------------------------------------------------------
+
+my ($primary, $standby) = split /\|/, ask('SELECT "primary", in_sync FROM aidb.groups');
+$node{$standby}->crash;
+wait_for("SELECT in_sync IS DISTINCT FROM '$standby' FROM aidb.groups", 't');
+is($node{$primary}->safe_psql('postgres', "INSERT INTO item VALUES (-100, 'without') RETURNING id"), '-100', 'the primary goes on without its standby');
+wait_for($in_sync, "$primary|t");
+pass('and the other one is in sync');
+$node{$standby}->start;
+
+# ---- Changing places --------------------------------------------------------------------------------------------------
+
+my $before = ask('SELECT in_sync FROM aidb.groups');
+ask("SELECT aidb.failover('one')");
+wait_for($in_sync, "$before|t");
+is(lost_rows($node{$before}), 0, 'an operator has changed the primary, and nothing is lost');
+is($node{$before}->safe_psql('postgres', 'SELECT count(*) FROM item WHERE id < 0'), '4', 'nor what came between');
+like(ask('SELECT string_agg(message, E\'\n\') FROM aidb.events'), qr/group one: node \w is in sync.*was sealed with epoch 2.*is the primary, in epoch 2/s,
+	'events tell the story');
+ok(stop_coordinator(), 'it stops when it is asked to');
+undef $daemon;
+
+done_testing();
