@@ -41,6 +41,8 @@ FORMAT_OBJECTS := $(call object,src/replication/stream_format.c)
 CLUSTER_OBJECTS := $(call object,cluster/placement/*.c cluster/control/*.c cluster/client/*.c)
 COORDINATOR := $(BUILD)/aidb_coordinator
 COORDINATOR_OBJECTS := $(call object,cluster/coordinator/*.c)
+ADMIN := $(BUILD)/aidb-admin
+ADMIN_OBJECTS := $(call object,cluster/admin/*.c)
 SUPPORT_OBJECTS := $(call object,test/support/*.c)
 TEST_PROGRAMS := $(call program,test/unit/test_*.c test/model/*.c)
 HISTORY_PROGRAM := $(BUILD)/test/history/history
@@ -83,14 +85,14 @@ deps: ## install the Debian 12 packages that building and testing need (as root)
 
 # ---- Building ----------------------------------------------------------------------------------------------
 
-all: engine $(COORDINATOR) $(if $(NO_SERVER),,extension) ## build the engine library, the extension and the coordinator
+all: engine $(COORDINATOR) $(ADMIN) $(if $(NO_SERVER),,extension) ## build the engine library, the extension and the cluster's programs
 
 engine: $(BUILD)/libaidb.a $(BUILD)/$(SONAME) $(BUILD)/aidb.pc ## build libaidb.a, libaidb.so.1 and aidb.pc
 
 extension: needs-server $(BUILD)/libaidb.a ## build the PostgreSQL extension
 	@+$(EXTENSION_MAKE) all
 
-tests: $(TEST_PROGRAMS) $(SERVER_PROGRAMS) $(COORDINATOR) ## build the programs that tests run
+tests: $(TEST_PROGRAMS) $(SERVER_PROGRAMS) $(COORDINATOR) $(ADMIN) ## build the programs that tests run
 
 # Remembers the command line, so that other flags or another compiler rebuild everything.
 $(BUILD)/flags: FORCE
@@ -121,6 +123,9 @@ $(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
 $(COORDINATOR): $(COORDINATOR_OBJECTS) $(BUILD)/libaidb_cluster.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq $(LIBS)
 
+$(ADMIN): $(ADMIN_OBJECTS)
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq
+
 $(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(FORMAT_OBJECTS) $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka -Wl,--as-needed -lpq $(LIBS)
 
@@ -136,7 +141,7 @@ $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 $(FUZZ_PROGRAMS): %: %.o $(FORMAT_OBJECTS) $(BUILD)/libaidb.a
 	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
--include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(COORDINATOR_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
+-include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(COORDINATOR_OBJECTS:.o=.d) $(ADMIN_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
 
 # ---- Installing --------------------------------------------------------------------------------------------
 
@@ -148,13 +153,13 @@ install: installable all ## install the extension into PostgreSQL and the engine
 	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libaidb.so
 	install -m 644 $(BUILD)/aidb.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 755 $(COORDINATOR) $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(COORDINATOR) $(ADMIN) $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 engine/include/aidb.h $(DESTDIR)$(PREFIX)/include/
 	$(if $(DESTDIR),,ldconfig)
 
 uninstall: installable ## remove what install has put there
 	@+$(EXTENSION_MAKE) uninstall
-	cd $(DESTDIR)$(PREFIX) && rm -f lib/libaidb.a lib/$(SONAME) lib/libaidb.so lib/pkgconfig/aidb.pc include/aidb.h bin/aidb_coordinator
+	cd $(DESTDIR)$(PREFIX) && rm -f lib/libaidb.a lib/$(SONAME) lib/libaidb.so lib/pkgconfig/aidb.pc include/aidb.h bin/aidb_coordinator bin/aidb-admin
 
 installable:
 	@$(if $(FOR_TESTS),echo "a build for tests is not installed: leave SANITIZE and ASSERT away" >&2; exit 1,:)
@@ -172,7 +177,7 @@ server-copy: all
 check: $(TEST_PROGRAMS) ## run the tests that need no server: unit and model
 	@+$(TEST_RUN) unit model
 
-installcheck: needs-server $(SERVER_PROGRAMS) $(COORDINATOR) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
+installcheck: needs-server $(SERVER_PROGRAMS) $(COORDINATOR) $(ADMIN) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
 	@+$(TEST_RUN) regress isolation tap
 
 installcheck-sanitized: ## the same under the address and undefined behaviour sanitizers, in a copy of PostgreSQL
@@ -213,7 +218,7 @@ lint-warnings:
 lint-analysis:
 	@PG_CONFIG=$(PG_CONFIG) test/support/analyse $(filter %.c,$(SOURCES))
 
-objects: $(ENGINE_OBJECTS) $(CLUSTER_OBJECTS) $(COORDINATOR_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
+objects: $(ENGINE_OBJECTS) $(CLUSTER_OBJECTS) $(COORDINATOR_OBJECTS) $(ADMIN_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
 	@+$(EXTENSION_MAKE) objects
 
 format: ## put all C sources into the form that lint asks for

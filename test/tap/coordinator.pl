@@ -63,18 +63,39 @@ like($error, qr/give --conninfo/, 'and says so');
 IPC::Run::run([ './aidb_coordinator', '--conninfo=x', '--retries=many' ], '2>', \$error);
 like($error, qr/--retries=many: give a number from 1 to 100/, 'a number is a number');
 
+# ---- The administrator's ---------------------------------------------------------------------------------------------
+
+# aidb-admin with these words: its exit status, and what it printed on both.
+sub admin {
+	my (@words) = @_;
+	local $ENV{AIDB_CLUSTER} = conninfo_of($catalog);
+	my ($out, $err) = ('', '');
+	IPC::Run::run([ './aidb-admin', @words ], '<', \undef, '>', \$out, '2>', \$err);
+	return ($? >> 8, $out, $err);
+}
+
+is(join('|', admin('--help')) =~ s/\s+/ /gr =~ /^0\|aidb-admin shows.*replica add GROUP NODE/ ? 'yes' : 'no', 'yes', 'aidb-admin explains itself');
+is_deeply([ admin('dance') ], [ 2, '', "aidb-admin: no such command, or not with so many words\nTry aidb-admin --help.\n" ], 'and what it does not know');
+is((admin('--conninfo=host=/nowhere', 'status'))[0], 1, 'it says that it cannot connect');
+like((admin('--conninfo=host=/nowhere', 'status'))[2], qr/cannot connect to the cluster's catalog.*Check --conninfo/s, 'and what to check');
+is((admin('node', 'list'))[1], "(none)\n", 'no node yet');
+
 # ---- A group ------------------------------------------------------------------------------------------------------
 
-ask("SELECT aidb.add_node('$_', '" . conninfo_of($node{$_}) . "')") for qw(a b c);
+is_deeply([ admin('node', 'add', $_, conninfo_of($node{$_})) ], [ 0, "the node is known\n", '' ], "node $_") for qw(a b c);
+like((admin('node', 'add', 'Q!', 'x'))[2], qr/violates check constraint/, 'a name is a name');
 like(error_of($catalog, "SELECT aidb.add_group('one', 'nobody')"), qr/42704.*no node "nobody".*aidb.add_node/s, 'a group has a node');
-ask("SELECT aidb.add_group('one', 'a')");
-ask("SELECT aidb.add_replica('one', '$_')") for qw(b c);
+is((admin('group', 'add', 'one', 'a'))[0], 0, 'a group');
+is((admin('replica', 'add', 'one', $_))[0], 0, "and replica $_") for qw(b c);
+is((admin('replica', 'add', 'two', 'b'))[2], "aidb-admin: there is no group \"two\"\nSee aidb.groups, and aidb.add_group().\n", 'a group that is none');
 like(error_of($catalog, "SELECT aidb.remove_node('b')"), qr/55006.*is in a group/s, 'a member is not removed');
 like(error_of($catalog, "SELECT aidb.failover('one')"), qr/55000.*no standby of group "one" is in sync/s, 'no failover to nobody');
 start_coordinator('first');
 my $in_sync = "SELECT \"primary\", in_sync IS NOT NULL FROM aidb.groups";
 wait_for($in_sync, 'a|t');
 pass('the standbys are copied, and one is in sync');
+like((admin('status'))[1], qr/^Groups\nname  epoch  primary  in_sync  other_standbys\none       1  a        [bc]        [bc]\n\nNodes\n.*^a     one    primary          up/ms, 'the status says so');
+like((admin('group', 'list', '--json'))[1], qr/^\[\n  \{"name": "one", "epoch": 1, "primary": "a", "in_sync": "[bc]", "other_standbys": "[bc]"\}\n\]\n$/, 'also for programs');
 $node{a}->safe_psql('postgres', 'CREATE FOREIGN TABLE item (id int PRIMARY KEY, v text) SERVER aidb');
 like(error_of($node{a}, 'BEGIN; CREATE TEMP TABLE t (); INSERT INTO item VALUES (1); COMMIT'), qr/0A000.*something else/s, 'commits wait for it');
 
@@ -139,12 +160,13 @@ $node{$standby}->start;
 # ---- Changing places --------------------------------------------------------------------------------------------------
 
 my $before = ask('SELECT in_sync FROM aidb.groups');
-ask("SELECT aidb.failover('one')");
+is((admin('failover', 'one'))[0], 0, 'an operator asks for it');
 wait_for($in_sync, "$before|t");
 is(lost_rows($node{$before}), 0, 'an operator has changed the primary, and nothing is lost');
 is($node{$before}->safe_psql('postgres', 'SELECT count(*) FROM item WHERE id < 0'), '4', 'nor what came between');
 like(ask('SELECT string_agg(message, E\'\n\') FROM aidb.events'), qr/group one: node \w is in sync.*was sealed with epoch 2.*is the primary, in epoch 2/s,
 	'events tell the story');
+like((admin('events'))[1], qr/^at +severity  message\n.*info      group one: node a is the primary, in epoch 1/s, 'also by aidb-admin');
 ok(stop_coordinator(), 'it stops when it is asked to');
 undef $daemon;
 
