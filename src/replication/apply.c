@@ -22,6 +22,7 @@
 
 #define POSITION_VERSION 1
 #define PURGE_ROWS 100000
+#define MAX_IN_DOUBT 4096
 #define POSITION_BYTES (3 + 3 * sizeof(uint64))
 
 static aidb_slice slice_of(StringInfo bytes) {
@@ -350,10 +351,57 @@ static void flush_batch(void) {
 	}
 }
 
+/* The tags in doubt are kept in memory: looking for their rows would have to pass all that were there before. */
+static struct {
+	bool known;
+	int count;
+	aidb_tag tags[MAX_IN_DOUBT];
+} in_doubt;
+
+static void note_tag(aidb_tag tag) {
+	for (int i = 0; i < in_doubt.count; i++) {
+		if (in_doubt.tags[i] == tag) {
+			return;
+		}
+	}
+	if (in_doubt.count == MAX_IN_DOUBT) {
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("more than %d transactions of the primary are undecided", MAX_IN_DOUBT)));
+	}
+	in_doubt.tags[in_doubt.count++] = tag;
+}
+
+static void forget_tag(aidb_tag tag) {
+	for (int i = 0; i < in_doubt.count; i++) {
+		if (in_doubt.tags[i] == tag) {
+			in_doubt.tags[i] = in_doubt.tags[--in_doubt.count];
+			return;
+		}
+	}
+}
+
+static void note_row(aidb_slice key, aidb_slice value, void *unused) {
+	note_tag(get_u64((const char *)key.data + AIPG_KEY_PREFIX_BYTES));
+}
+
+void aipg_apply_restart(void) {
+	in_doubt.known = false;
+	in_doubt.count = 0;
+}
+
+static void learn_in_doubt(void) {
+	if (!in_doubt.known) {
+		in_doubt.count = 0;
+		for_pieces(index_key(AIPG_INDEX_IN_DOUBT), note_row, NULL);
+		in_doubt.known = true;
+	}
+}
+
 /* The piece's number is its commit at the primary: the same when it comes again. */
 static void keep_piece(const aipg_stream_event *event) {
 	StringInfo key = tag_key(event->tag);
 
+	note_tag(event->tag);
 	put_u64(key, event->sequence);
 	flush_batch();
 	check(aidb_batch_put(batch, slice_of(key), event->operations));
@@ -372,22 +420,14 @@ static List *decide(const aipg_stream_event *event, List *decided) {
 	return lappend(decided, prefix);
 }
 
-static void append_tag(aidb_slice key, aidb_slice value, void *text) {
-	static uint64 last;
-	uint64 tag = get_u64((const char *)key.data + AIPG_KEY_PREFIX_BYTES);
-	StringInfo tags = text;
-
-	if (tags->len == 1 || tag != last) {
-		appendStringInfo(tags, "%s" INT64_FORMAT, tags->len > 1 ? "," : "", (int64)tag);
-	}
-	last = tag;
-}
-
 char *aipg_apply_in_doubt(void) {
 	StringInfo text = makeStringInfo();
 
+	learn_in_doubt();
 	appendStringInfoChar(text, '{');
-	for_pieces(index_key(AIPG_INDEX_IN_DOUBT), append_tag, text);
+	for (int i = 0; i < in_doubt.count; i++) {
+		appendStringInfo(text, "%s" INT64_FORMAT, i > 0 ? "," : "", (int64)in_doubt.tags[i]);
+	}
 	appendStringInfoChar(text, '}');
 	return text->data;
 }
@@ -395,6 +435,7 @@ char *aipg_apply_in_doubt(void) {
 void aipg_apply_drop_in_doubt(void) {
 	uint32 pieces = 0;
 
+	aipg_apply_restart();
 	for_pieces(index_key(AIPG_INDEX_IN_DOUBT), count_piece, &pieces);
 	if (pieces > 0) {
 		begin_batch();
@@ -477,8 +518,19 @@ static bool is_one_batch(aidb_slice bytes, const aipg_stream_head *head) {
 	return true;
 }
 
+static void forget_decided(aidb_slice bytes, const aipg_stream_head *head) {
+	aipg_stream_event event;
+
+	for (uint32 i = 0; i < head->events && aipg_stream_read_event(&bytes, &event); i++) {
+		if (event.kind == AIPG_EVENT_COMMIT || event.kind == AIPG_EVENT_ABORT) {
+			forget_tag(event.tag);
+		}
+	}
+}
+
 void aipg_apply_response(aidb_slice response, aipg_position *position, aipg_stream_head *head) {
 	aidb_slice bytes = response;
+	aidb_slice events;
 	List *decided = NIL;
 	ListCell *cell;
 	bool one;
@@ -496,10 +548,11 @@ void aipg_apply_response(aidb_slice response, aipg_position *position, aipg_stre
 	if (!one || (head->flags & AIPG_STREAM_WINDOW_END) == 0) {
 		note_incomplete(position, head->upto);
 		begin_batch();
+		events = bytes;
 		for (uint32 i = 0; i < head->events; i++) {
 			aipg_stream_event event;
 
-			aipg_stream_read_event(&bytes, &event);
+			aipg_stream_read_event(&events, &event);
 			decided = apply_event(&event, decided);
 		}
 	}
@@ -514,6 +567,7 @@ void aipg_apply_response(aidb_slice response, aipg_position *position, aipg_stre
 	add_position(position);
 	aipg_fault_point("apply_position");
 	write_batch(AIDB_SYNC);
+	forget_decided(bytes, head);
 }
 
 bool aipg_apply_is_complete(const aipg_position *position) {

@@ -45,6 +45,8 @@ extern void aipg_position_write(const aipg_position *position);
 extern void aipg_apply_response(aidb_slice response, aipg_position *position, aipg_stream_head *head);
 /* Whether what is applied may be shown. */
 extern bool aipg_apply_is_complete(const aipg_position *position);
+/* What this process remembers of the store may be wrong after an error: it will read it again. */
+extern void aipg_apply_restart(void);
 /* Tags that are in doubt here, as a text of an SQL array; palloc'd. */
 extern char *aipg_apply_in_doubt(void);
 /* Forgets what is in doubt: nobody will decide it. */

@@ -286,6 +286,7 @@ static void recover(following *self) {
 	LWLockReleaseAll();
 	ConditionVariableCancelSleep();
 	aipg_role_end_apply();
+	aipg_apply_restart();
 	MemoryContextSwitchTo(self->context);
 	aipg_upstream_close(self->upstream);
 	self->upstream = NULL;

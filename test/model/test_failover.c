@@ -824,7 +824,7 @@ static void each_broken_rule_is_found(void **state) {
 			found = run(seed, broken);
 		}
 		print_message("# %s: %s after %llu schedules\n", bug_names[broken], found == NULL ? "not found" : found,
-					  (unsigned long long)seed - 1);
+					  (unsigned long long)(seed - 1));
 		all = all && found != NULL;
 	}
 	assert_true(all);
