@@ -18,6 +18,7 @@
 #define TEXT_BYTES 512u
 #define CATALOG_TIMEOUT_MS 3000u
 #define READ_INTERVAL_MS 2000u
+#define MAX_ANSWERS 64u
 
 typedef struct node {
 	struct aidb_coordinator *owner;
@@ -37,6 +38,12 @@ typedef struct node {
 	bool seen;                    /* in the catalog that is being read */
 } node;
 
+/* What an answer to an action belongs to. */
+typedef struct pending {
+	struct group *of;
+	uint64_t number;
+} pending;
+
 typedef struct group {
 	struct aidb_coordinator *owner;
 	uint32_t id;
@@ -45,15 +52,11 @@ typedef struct group {
 	bool busy;
 	aidb_action action;
 	uint64_t number; /* of the action: what comes back for an earlier one counts no more */
-	bool told;       /* that it has no primary and nobody to take its place */
+	pending answers
+		[MAX_ANSWERS]; /* more than can be under way: an action is over before the next, or given up by its deadline */
+	bool told;         /* that it has no primary and nobody to take its place */
 	bool seen;
 } group;
-
-/* What an answer to an action belongs to. */
-typedef struct pending {
-	group *of;
-	uint64_t number;
-} pending;
 
 struct aidb_coordinator {
 	const aidb_coordinator_options *options;
@@ -482,12 +485,11 @@ static void forget_status(group *of, const aidb_action *action) {
 }
 
 static void action_done(void *argument, const PGresult *result, const char *error) {
-	pending *answered = argument;
+	const pending *answered = argument;
 	group *of = answered->of;
 	bool counts = of->busy && of->number == answered->number;
 	bool fine = result != NULL && (of->action.kind != AIDB_ACT_RECORD || PQgetvalue(result, 0, 0)[0] == 't');
 
-	free(answered);
 	if (!counts) {
 		return;
 	}
@@ -634,15 +636,12 @@ static void act(group *of, uint64_t now) {
 	}
 	make_statement(of, &made);
 	link = of->action.kind == AIDB_ACT_RECORD ? self->catalog : node_of(self, of->action.member)->actions;
-	answer = malloc(sizeof(*answer));
-	if (answer == NULL) {
-		return;
-	}
-	*answer = (pending){of, ++of->number};
+	of->number++;
+	answer = &of->answers[of->number % MAX_ANSWERS];
+	*answer = (pending){of, of->number};
 	of->busy = true;
 	if (!aidb_link_send(link, made.sql, made.count, made.values, self->options->timeout_ms, now, action_done, answer)) {
 		of->busy = false;
-		free(answer);
 	}
 }
 

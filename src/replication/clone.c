@@ -48,7 +48,9 @@ static bytea *bytes_of(aidb_slice slice) {
 	bytea *bytes = palloc(VARHDRSZ + slice.size);
 
 	SET_VARSIZE(bytes, VARHDRSZ + slice.size);
-	memcpy(VARDATA(bytes), slice.data, slice.size);
+	if (slice.size > 0) {
+		memcpy(VARDATA(bytes), slice.data, slice.size);
+	}
 	return bytes;
 }
 

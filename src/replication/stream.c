@@ -282,7 +282,9 @@ static void append_event(response *to, const aipg_stream_event *event) {
 
 	aipg_stream_write_event(head, event);
 	appendBinaryStringInfo(&to->bytes, (const char *)head, sizeof(head));
-	appendBinaryStringInfo(&to->bytes, event->operations.data, (int)event->operations.size);
+	if (event->operations.size > 0) {
+		appendBinaryStringInfo(&to->bytes, event->operations.data, (int)event->operations.size);
+	}
 	to->head.events++;
 }
 
