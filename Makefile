@@ -74,7 +74,7 @@ SOURCES = $(wildcard $(foreach dir,engine/*/ src/ src/*/ cluster/*/ test/*/ benc
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: help deps all engine extension install uninstall tests check installcheck installcheck-sanitized test soak \
-	demo demo-run demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz \
+	demo demo-run demo-cluster demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz \
 	fuzz-run clean installable needs-server server-copy FORCE
 
 help: ## list the targets
@@ -236,6 +236,9 @@ demo: ## from nothing: deps, install, a server with sample data, shown at work
 # A make of its own, since which pg_config there is shows once the packages are installed.
 demo-run: install
 	@PG_CONFIG='$(PG_CONFIG)' demo/run
+
+demo-cluster: install ## three servers as a group: a copy, a standby in sync, a failover; removes itself
+	@PG_CONFIG='$(PG_CONFIG)' PREFIX='$(PREFIX)' demo/cluster
 
 demo-stop: ## stop the demo server and remove its data
 	@PG_CONFIG='$(PG_CONFIG)' demo/stop
