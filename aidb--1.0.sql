@@ -56,6 +56,11 @@ CREATE FUNCTION health(OUT status text, OUT detail text, OUT writable boolean, O
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_health';
 COMMENT ON FUNCTION health() IS 'status ok, read_only, failed or unavailable, and why';
 
+CREATE FUNCTION give_index_id(index_id bigint) RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_give_index_id';
+COMMENT ON FUNCTION give_index_id(bigint)
+IS 'for routers: the next table that this transaction creates or truncates is stored under this number, as in all groups of a cluster';
+
 -- Replication: what a server is in its group. All of it takes effect at once and is not undone by a rollback.
 
 CREATE FUNCTION become_primary(epoch bigint DEFAULT 1) RETURNS void
@@ -329,6 +334,7 @@ REVOKE ALL ON FUNCTION scan(text, bytea, bytea, bigint, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION stats() FROM PUBLIC;
 REVOKE ALL ON FUNCTION flush() FROM PUBLIC;
 REVOKE ALL ON FUNCTION health() FROM PUBLIC;
+REVOKE ALL ON FUNCTION give_index_id(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION become_primary(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION follow(text, text, text, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION seal(bigint) FROM PUBLIC;

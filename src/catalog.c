@@ -8,14 +8,17 @@
 #include "key_codec.h"
 #include "latest.h"
 #include "miscadmin.h"
+#include "placement/slot.h"
 #include "port/pg_bswap.h"
 #include "predicate.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
+#include "storage/proc.h"
 #include "storage/shmem.h"
 #include "transaction.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #define INDEX_TABLES 1
@@ -39,7 +42,8 @@ typedef struct id_source {
 } id_source;
 
 static id_source *ids;
-static uint32 given_id = 0; /* for the next table or key space; 0: none */
+static uint32 given_id = 0;         /* for the next table or key space; 0: none */
+static LocalTransactionId given_in; /* the transaction that it was given to */
 
 /* ---- Rows ----------------------------------------------------------------------------------------------- */
 
@@ -168,9 +172,9 @@ static void take_block(aidb_db *store, aidb_slice key) {
 	} else if (status != AIDB_NOT_FOUND) {
 		aipg_raise(status, _("could not read the catalog of the AiDb store"));
 	}
-	if (next > PG_UINT32_MAX - ID_BLOCK) {
+	if (next > AIPG_FIRST_CLUSTER_ID - ID_BLOCK) {
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("out of AiDb index ids"),
-						errdetail("CREATE and TRUNCATE have used up the 32-bit ids of this store."),
+						errdetail("CREATE and TRUNCATE have used up the 31-bit ids of this store."),
 						errhint("Dump the AiDb tables and load them into a new store.")));
 	}
 	status = aidb_put(store, &durable, key, write_index_id(bytes, next + ID_BLOCK));
@@ -198,12 +202,17 @@ uint32 aipg_catalog_new_id(void) {
 
 void aipg_catalog_give_id(uint32 index_id) {
 	given_id = index_id;
+	given_in = MyProc->lxid;
 }
 
 static uint32 new_index_id(void) {
-	uint32 index_id = given_id;
+	uint32 index_id = given_in == MyProc->lxid ? given_id : 0;
 
 	given_id = 0;
+	if (index_id >= AIPG_FIRST_CLUSTER_ID && OidIsValid(aipg_catalog_find_table(index_id))) {
+		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT), errmsg("index id %u is in use", index_id),
+						errdetail("It was given to table \"%s\".", get_rel_name(aipg_catalog_find_table(index_id)))));
+	}
 	return index_id != 0 ? index_id : aipg_catalog_new_id();
 }
 
@@ -385,12 +394,17 @@ bool aipg_catalog_database_used(Oid database) {
 
 /* ---- Promotion ------------------------------------------------------------------------------------------ */
 
+/* Of the ids that this store gives out itself. */
+static uint32 higher(uint32 highest, uint32 index_id) {
+	return index_id < AIPG_FIRST_CLUSTER_ID ? Max(highest, index_id) : highest;
+}
+
 /* The highest index id in the values of rows below the prefix. */
 static uint32 highest_below(StringInfo prefix, uint32 highest) {
 	ListCell *cell;
 
 	foreach(cell, collect_below(prefix)) {
-		highest = Max(highest, ((const catalog_row *)lfirst(cell))->index_id);
+		highest = higher(highest, ((const catalog_row *)lfirst(cell))->index_id);
 	}
 	return highest;
 }
@@ -404,7 +418,7 @@ static uint32 last_number(uint32 index_id, uint32 highest) {
 
 	while (aipg_cursor_next(cursor, &key, &value)) {
 		memcpy(&number, (const char *)key.data + key.size - sizeof(number), sizeof(number));
-		highest = Max(highest, pg_ntoh32(number));
+		highest = higher(highest, pg_ntoh32(number));
 	}
 	aipg_cursor_close(cursor);
 	aipg_latest_end();
@@ -471,23 +485,34 @@ static void delete_in_batch(aidb_batch *batch, aidb_slice key, size_t max_bytes)
 	}
 }
 
-/* Removes up to *limit rows of a dropped index, counting it down; then the queue's entry when none is left. */
-static void purge_index(const aipg_view *view, aidb_batch *batch, aidb_slice entry, int *limit) {
+/* Removes up to *limit rows of a dropped index in one slot, counting it down. */
+static void purge_slot(const aipg_view *view, aidb_batch *batch, uint16 slot, uint32 index_id, int *limit) {
 	size_t max_bytes = Min(aidb_max_batch_bytes(aipg_store()), PURGE_BATCH_BYTES);
+	StringInfo prefix = makeStringInfo();
 	aipg_cursor *cursor;
 	aidb_slice key, value;
+
+	aipg_key_start(prefix, slot, index_id);
+	cursor = open_prefix(prefix, view);
+	while (*limit > 0 && aipg_cursor_next(cursor, &key, &value)) {
+		delete_in_batch(batch, key, max_bytes);
+		(*limit)--;
+	}
+	aipg_cursor_close(cursor);
+}
+
+/* Removes up to *limit rows of a dropped index, which may have been sharded; then the queue's entry when none is left. */
+static void purge_index(const aipg_view *view, aidb_batch *batch, aidb_slice entry, int *limit) {
+	size_t max_bytes = Min(aidb_max_batch_bytes(aipg_store()), PURGE_BATCH_BYTES);
 	uint32 index_id;
 
 	if (entry.size != AIPG_KEY_PREFIX_BYTES + sizeof(index_id)) {
 		report_malformed(entry.size);
 	}
 	memcpy(&index_id, (const char *)entry.data + AIPG_KEY_PREFIX_BYTES, sizeof(index_id));
-	cursor = open_prefix(catalog_key(pg_ntoh32(index_id)), view);
-	while (*limit > 0 && aipg_cursor_next(cursor, &key, &value)) {
-		delete_in_batch(batch, key, max_bytes);
-		(*limit)--;
+	for (uint16 slot = 0; slot<AIPG_FIRST_SHARD_SLOT + AIDB_SLOTS && * limit> 0; slot++) {
+		purge_slot(view, batch, slot, pg_ntoh32(index_id), limit);
 	}
-	aipg_cursor_close(cursor);
 	if (*limit > 0) {
 		delete_in_batch(batch, entry, max_bytes);
 	}

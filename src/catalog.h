@@ -29,6 +29,8 @@
 #define AIPG_INDEX_POSITION 9
 #define AIPG_INDEX_IN_DOUBT 10
 #define AIPG_FIRST_INDEX_ID 16 /* those below are reserved */
+#define AIPG_FIRST_CLUSTER_ID                                                                                          \
+	0x80000000u /* those from here on are given by the catalog of a cluster, to tables of all groups */
 
 /* Called from the shared memory hooks. */
 extern void aipg_catalog_shmem_request(void);
@@ -36,7 +38,7 @@ extern void aipg_catalog_shmem_startup(void);
 
 /* A number that was never given out before, larger than all that were; not transactional. */
 extern uint32 aipg_catalog_new_id(void);
-/* The next table or key space that this process makes or truncates gets this index id, as it has at the primary. */
+/* The next table or key space that this transaction makes or truncates gets this index id, as it has elsewhere. */
 extern void aipg_catalog_give_id(uint32 index_id);
 /* No id up to the highest that rows of the catalog bear is given out from now on. For a replica that becomes a primary. */
 extern void aipg_catalog_pass_ids(void);

@@ -70,6 +70,13 @@ AlterTableCmd *aipg_option_command(const char *column, const char *option, char 
 
 /* ---- Refusals --------------------------------------------------------------------------------------------- */
 
+static void pg_attribute_noreturn() refuse_table_options(Relation relation) {
+	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					errmsg("cannot change options of AiDb table \"%s\"", RelationGetRelationName(relation)),
+					errdetail("They say where its rows are stored."),
+					errhint("Create another table and copy the rows with INSERT ... SELECT.")));
+}
+
 static void refuse_options(Relation relation, const List *options) {
 	ListCell *cell;
 
@@ -168,6 +175,9 @@ static altered_table *prepare_table(Oid relid, const List *commands) {
 		switch (command->subtype) {
 		case AT_AlterColumnGenericOptions:
 			refuse_options(relation, (const List *)command->def);
+			break;
+		case AT_GenericOptions:
+			refuse_table_options(relation);
 			break;
 		case AT_AddColumn:
 			refuse_options(relation, ((const ColumnDef *)command->def)->fdwoptions);
@@ -272,7 +282,7 @@ static bool adds_constraints(const AlterTableCmd *command) {
 
 static bool is_relevant(const AlterTableStmt *statement) {
 	static const AlterTableType types[] = {
-		AT_AddColumn,  AT_AlterColumnType, AT_AlterColumnGenericOptions, AT_DropNotNull,
+		AT_AddColumn,  AT_AlterColumnType, AT_AlterColumnGenericOptions, AT_GenericOptions,  AT_DropNotNull,
 		AT_SetNotNull, AT_AddConstraint,   AT_ValidateConstraint,        AT_AttachPartition,
 	};
 

@@ -156,6 +156,7 @@ static void set_not_null(Relation relation) {
 
 Oid aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_key) {
 	Oid relid = RangeVarGetRelid(statement->base.relation, NoLock, true);
+	aipg_key_column columns[AIPG_MAX_KEY_COLUMNS];
 	uint32 index_id;
 	Relation relation;
 
@@ -173,6 +174,7 @@ Oid aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_ke
 				 errhint("Create it in another schema, or use a temporary heap table.")));
 	}
 	set_not_null(relation);
+	(void)aipg_table_shard_columns(relation, aipg_table_key_columns(relation, columns));
 	table_close(relation, NoLock);
 	aipg_catalog_create(relid);
 	return relid;

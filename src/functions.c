@@ -33,6 +33,7 @@ PG_FUNCTION_INFO_V1(aipg_sql_batch_get);
 PG_FUNCTION_INFO_V1(aipg_sql_scan);
 PG_FUNCTION_INFO_V1(aipg_sql_stats);
 PG_FUNCTION_INFO_V1(aipg_sql_flush);
+PG_FUNCTION_INFO_V1(aipg_sql_give_index_id);
 PG_FUNCTION_INFO_V1(aipg_sql_health);
 
 /* ---- Arguments ------------------------------------------------------------------------------------------ */
@@ -390,6 +391,18 @@ Datum aipg_sql_stats(PG_FUNCTION_ARGS) {
 	return_number(result, "writes_off", stats.writes_off);
 	return_number(result, "asynchronous_commits", pg_atomic_read_u32(&aipg_shared_memory->asynchronous_commits));
 	return (Datum)0;
+}
+
+Datum aipg_sql_give_index_id(PG_FUNCTION_ARGS) {
+	int64 index_id = PG_GETARG_INT64(0);
+
+	if (index_id < AIPG_FIRST_CLUSTER_ID || index_id > PG_UINT32_MAX) {
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("index id " INT64_FORMAT " is not one of a cluster", index_id),
+						errdetail("They go from %u to %u.", AIPG_FIRST_CLUSTER_ID, PG_UINT32_MAX)));
+	}
+	aipg_catalog_give_id((uint32)index_id);
+	PG_RETURN_VOID();
 }
 
 Datum aipg_sql_flush(PG_FUNCTION_ARGS) {

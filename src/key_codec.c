@@ -121,6 +121,11 @@ static void append_varlena(StringInfo key, Datum value) {
 	}
 }
 
+void aipg_key_set_slot(char *key, uint16 slot) {
+	slot = pg_hton16(slot);
+	memcpy(key, &slot, sizeof(slot));
+}
+
 void aipg_key_start(StringInfo key, uint16 slot, uint32 index_id) {
 	resetStringInfo(key);
 	append_uint16(key, slot);

@@ -1,7 +1,7 @@
 /*
  * key_codec.h: SQL values to order-preserving bytes and back.
  *
- * A stored key is slot (u16, big-endian, 0 for local tables), index id (u32, big-endian), then the key columns in an
+ * A stored key is slot (u16, big-endian, 0 for local tables; see table.h for sharded ones), index id (u32, big-endian), then the key columns in an
  * encoding whose memcmp order is the columns' order. Every encoding can be decoded to the exact value.
  */
 #ifndef AIPG_KEY_CODEC_H
@@ -13,6 +13,7 @@
 #include "lib/stringinfo.h"
 
 #define AIPG_KEY_PREFIX_BYTES 6 /* slot and index id */
+#define AIPG_FIRST_SHARD_SLOT 1 /* stored keys of a cluster's slot 0 begin with this */
 
 /* True when the type can be a key column. */
 extern bool aipg_key_type_supported(Oid type);
@@ -20,6 +21,8 @@ extern bool aipg_key_type_supported(Oid type);
 extern bool aipg_key_type_ordered(Oid type, Oid collation);
 
 extern void aipg_key_start(StringInfo key, uint16 slot, uint32 index_id);
+/* Gives a key another slot, in place. */
+extern void aipg_key_set_slot(char *key, uint16 slot);
 /* The index id that a stored key begins with. */
 extern uint32 aipg_key_index_id(aidb_slice key);
 /* Appends one non-null column. Raises 54000 (program_limit_exceeded) with a hint when the key gets too long. */

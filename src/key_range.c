@@ -1,11 +1,11 @@
 #include "key_range.h"
 
-#include "access.h"
 #include "access/detoast.h"
 #include "access/stratnum.h"
 #include "catalog/pg_type.h"
 #include "key_codec.h"
 #include "miscadmin.h"
+#include "placement/slot.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
 
@@ -269,20 +269,44 @@ static void add_range(aipg_key_ranges *ranges, aidb_slice prefix, const key_boun
 	}
 }
 
+/* -- slots -- */
+
+/* The prefixes are whole shard keys: each belongs to one slot. */
+static void set_slots(byte_strings *prefixes) {
+	for (int i = 0; i < prefixes->count; i++) {
+		aipg_table_set_slot((char *)prefixes->item[i].data, prefixes->item[i].size);
+	}
+	qsort(prefixes->item, prefixes->count, sizeof(aidb_slice), compare_items);
+}
+
+/* Rows with these prefixes are in any slot. */
+static byte_strings in_all_slots(byte_strings prefixes) {
+	byte_strings all = {0, palloc(Max(prefixes.count, 1) * AIDB_SLOTS * sizeof(aidb_slice))};
+
+	for (uint32 slot = 0; slot < AIDB_SLOTS; slot++) {
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < prefixes.count; i++) {
+			aidb_slice copy = join_bytes(prefixes.item[i], (aidb_slice){"", 0});
+
+			aipg_key_set_slot((char *)copy.data, (uint16)(AIPG_FIRST_SHARD_SLOT + slot));
+			all.item[all.count++] = copy;
+		}
+	}
+	return all;
+}
+
 void aipg_key_ranges_build(const aipg_table *table, const aipg_key_condition *conditions, int count,
 						   const NullableDatum *values, aipg_key_ranges *ranges) {
-	StringInfoData lower;
-	StringInfoData upper;
+	StringInfoData start;
 	byte_strings prefixes;
 	key_bound *bounds = palloc(Max(count, 1) * sizeof(key_bound));
 	int bound_count = 0;
 	int i = 0;
 
-	initStringInfo(&lower);
-	initStringInfo(&upper);
-	aipg_table_bounds(table, &lower, &upper);
+	initStringInfo(&start);
+	aipg_key_start(&start, 0, table->index_id);
 	prefixes = (byte_strings){1, palloc(sizeof(aidb_slice))};
-	prefixes.item[0] = take_bytes(&lower);
+	prefixes.item[0] = take_bytes(&start);
 
 	for (; i < count && conditions[i].strategy == BTEqualStrategyNumber; i++) {
 		byte_strings fixed = encode_equality(table, &conditions[i], values[i]);
@@ -292,6 +316,12 @@ void aipg_key_ranges_build(const aipg_table *table, const aipg_key_condition *co
 			break;
 		}
 		prefixes = combine(prefixes, fixed);
+		if (i + 1 == table->shard_count) {
+			set_slots(&prefixes);
+		}
+	}
+	if (i < table->shard_count) {
+		prefixes = in_all_slots(prefixes);
 	}
 	bound_count = encode_bounds(table, &conditions[i], count - i, &values[i], bounds);
 
@@ -306,6 +336,41 @@ void aipg_key_ranges_build(const aipg_table *table, const aipg_key_condition *co
 		}
 	}
 }
+
+/* ---- All rows of a table ----------------------------------------------------------------------------------- */
+
+void aipg_all_rows_open(aipg_all_rows *rows, const aipg_table *table, const aipg_view *view) {
+	*rows = (aipg_all_rows){.view = *view, .context = CurrentMemoryContext};
+	aipg_key_ranges_build(table, NULL, 0, NULL, &rows->ranges);
+}
+
+bool aipg_all_rows_next(aipg_all_rows *rows, aidb_slice *key, aidb_slice *value) {
+	for (;;) {
+		const aipg_key_range *range;
+		MemoryContext caller;
+
+		if (rows->cursor != NULL && aipg_cursor_next(rows->cursor, key, value)) {
+			return true;
+		}
+		aipg_all_rows_close(rows);
+		if (rows->started == rows->ranges.count) {
+			return false;
+		}
+		range = &rows->ranges.range[rows->started++];
+		caller = MemoryContextSwitchTo(rows->context);
+		rows->cursor = aipg_cursor_open(&rows->view, range->lower, range->upper, false);
+		MemoryContextSwitchTo(caller);
+	}
+}
+
+void aipg_all_rows_close(aipg_all_rows *rows) {
+	if (rows->cursor != NULL) {
+		aipg_cursor_close(rows->cursor);
+		rows->cursor = NULL;
+	}
+}
+
+/* ---- Estimates -------------------------------------------------------------------------------------------- */
 
 void aipg_key_ranges_estimate(const aipg_key_ranges *ranges, const char *name, double *rows, double *bytes) {
 	aidb_db *store = aipg_store();

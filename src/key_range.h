@@ -3,13 +3,15 @@
  *
  * A key column's encoding is self-delimiting and injective, and keeps the order of `ordered` columns, so that an
  * equality is a prefix of the key and an inequality a bound behind that prefix. The ranges of one call are sorted and
- * do not overlap: reading them one after the other delivers rows in key order.
+ * do not overlap: reading them one after the other delivers rows in key order. Rows of a sharded table lie in slots, by the
+ * hash of their shard key: conditions that do not fix the shard key make ranges in every slot.
  */
 #ifndef AIPG_KEY_RANGE_H
 #define AIPG_KEY_RANGE_H
 
 #include "postgres.h"
 
+#include "access.h"
 #include "aidb.h"
 #include "executor/tuptable.h"
 #include "table.h"
@@ -46,6 +48,20 @@ typedef struct aipg_key_ranges {
  */
 extern void aipg_key_ranges_build(const aipg_table *table, const aipg_key_condition *conditions, int count,
 								  const NullableDatum *values, aipg_key_ranges *ranges);
+
+/* Reads all rows of a table, one range after the other, as a view sees them. Lives in the memory context of the opening. */
+typedef struct aipg_all_rows {
+	aipg_view view;
+	aipg_key_ranges ranges;
+	int started;
+	aipg_cursor *cursor; /* on the range started last, or NULL */
+	MemoryContext context;
+} aipg_all_rows;
+
+extern void aipg_all_rows_open(aipg_all_rows *rows, const aipg_table *table, const aipg_view *view);
+/* False at the end. The slices are valid until the next call. */
+extern bool aipg_all_rows_next(aipg_all_rows *rows, aidb_slice *key, aidb_slice *value);
+extern void aipg_all_rows_close(aipg_all_rows *rows);
 
 /* Rows and stored bytes in the ranges as the engine estimates them; a point counts as one row. `name` is the table's,
  * for error messages. */

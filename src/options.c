@@ -24,7 +24,7 @@ static const option_place places[] = {
 	{ForeignDataWrapperRelationId, "foreign-data wrapper", NULL},
 	{ForeignServerRelationId, "server", NULL},
 	{UserMappingRelationId, "user mapping", NULL},
-	{ForeignTableRelationId, "table", NULL},
+	{ForeignTableRelationId, "table", AIPG_OPTION_SHARD_COLUMNS},
 	{AttributeRelationId, "column", AIPG_OPTION_KEY ", " AIPG_OPTION_MISSING},
 };
 
@@ -42,11 +42,18 @@ static void pg_attribute_noreturn() refuse_option(Oid catalog, const char *optio
 											 : errhint("Valid %s options: %s.", place->name, place->options)));
 }
 
-int aipg_parse_key_position(const char *value) {
+/* A number of key columns, or 0. */
+static int parse_number(const char *value) {
 	char *end;
-	long position = strtol(value, &end, 10);
+	long number = strtol(value, &end, 10);
 
-	if (end == value || *end != '\0' || position < 1 || position > AIPG_MAX_KEY_COLUMNS) {
+	return end == value || *end != '\0' || number < 1 || number > AIPG_MAX_KEY_COLUMNS ? 0 : (int)number;
+}
+
+int aipg_parse_key_position(const char *value) {
+	int position = parse_number(value);
+
+	if (position == 0) {
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("invalid value for option \"%s\": \"%s\"", AIPG_OPTION_KEY, value),
@@ -54,7 +61,21 @@ int aipg_parse_key_position(const char *value) {
 						   AIPG_MAX_KEY_COLUMNS),
 				 errhint("Write OPTIONS (key '1') on the first key column, or declare the key as PRIMARY KEY.")));
 	}
-	return (int)position;
+	return position;
+}
+
+int aipg_parse_shard_columns(const char *value) {
+	int count = parse_number(value);
+
+	if (count == 0) {
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value for option \"%s\": \"%s\"", AIPG_OPTION_SHARD_COLUMNS, value),
+				 errdetail("It is how many columns of the primary key say where a row is kept in a cluster, a number "
+						   "from 1 to %d.",
+						   AIPG_MAX_KEY_COLUMNS)));
+	}
+	return count;
 }
 
 static void check_missing(const char *value) {
@@ -78,6 +99,13 @@ static void check_column_option(const DefElem *option) {
 	}
 }
 
+static void check_table_option(const DefElem *option) {
+	if (strcmp(option->defname, AIPG_OPTION_SHARD_COLUMNS) != 0) {
+		refuse_option(ForeignTableRelationId, option->defname);
+	}
+	(void)aipg_parse_shard_columns(defGetString((DefElem *)option));
+}
+
 Datum aidb_fdw_validator(PG_FUNCTION_ARGS) {
 	Oid catalog = PG_GETARG_OID(1);
 	ListCell *cell;
@@ -85,18 +113,21 @@ Datum aidb_fdw_validator(PG_FUNCTION_ARGS) {
 	foreach(cell, untransformRelOptions(PG_GETARG_DATUM(0))) {
 		const DefElem *option = lfirst(cell);
 
-		if (catalog != AttributeRelationId) {
+		if (catalog == AttributeRelationId) {
+			check_column_option(option);
+		} else if (catalog == ForeignTableRelationId) {
+			check_table_option(option);
+		} else {
 			refuse_option(catalog, option->defname);
 		}
-		check_column_option(option);
 	}
 	PG_RETURN_VOID();
 }
 
-char *aipg_column_option(Oid relid, AttrNumber attnum, const char *name) {
+static char *find_option(List *options, const char *name) {
 	ListCell *cell;
 
-	foreach(cell, GetForeignColumnOptions(relid, attnum)) {
+	foreach(cell, options) {
 		DefElem *option = lfirst(cell);
 
 		if (strcmp(option->defname, name) == 0) {
@@ -104,4 +135,12 @@ char *aipg_column_option(Oid relid, AttrNumber attnum, const char *name) {
 		}
 	}
 	return NULL;
+}
+
+char *aipg_table_option(Oid relid, const char *name) {
+	return find_option(GetForeignTable(relid)->options, name);
+}
+
+char *aipg_column_option(Oid relid, AttrNumber attnum, const char *name) {
+	return find_option(GetForeignColumnOptions(relid, attnum), name);
 }

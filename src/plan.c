@@ -280,6 +280,11 @@ static List *key_pathkeys(PlannerInfo *root, RelOptInfo *rel, const Bitmapset *s
 	const aipg_table *table = ((table_info *)rel->fdw_private)->table;
 	List *pathkeys = NIL;
 
+	for (int i = 0; i < table->shard_count; i++) {
+		if (!bms_is_member(i, single)) {
+			return NIL; /* rows come slot by slot */
+		}
+	}
 	for (int i = 0; i < table->key_count; i++) {
 		const aipg_key_column *column = &table->key[i];
 		TypeCacheEntry *type;

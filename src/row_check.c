@@ -1,6 +1,7 @@
 #include "row_check.h"
 
 #include "executor/executor.h"
+#include "key_range.h"
 #include "latest.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -11,23 +12,19 @@
 /* A cursor over the newest rows, in a context and under a snapshot of its own. */
 typedef struct row_scan {
 	aipg_table *table;
-	aipg_view view;
-	aipg_cursor *cursor;
+	aipg_all_rows rows;
 } row_scan;
 
 static void open_rows(row_scan *scan, Relation relation) {
-	StringInfo lower = makeStringInfo();
-	StringInfo upper = makeStringInfo();
+	aipg_view view;
 
 	scan->table = aipg_table_describe(relation);
-	aipg_table_bounds(scan->table, lower, upper);
-	scan->view = aipg_latest_begin();
-	scan->cursor = aipg_cursor_open(&scan->view, (aidb_slice){lower->data, (size_t)lower->len},
-									(aidb_slice){upper->data, (size_t)upper->len}, false);
+	view = aipg_latest_begin();
+	aipg_all_rows_open(&scan->rows, scan->table, &view);
 }
 
 static void close_rows(row_scan *scan) {
-	aipg_cursor_close(scan->cursor);
+	aipg_all_rows_close(&scan->rows);
 	aipg_latest_end();
 }
 
@@ -37,7 +34,7 @@ bool aipg_has_rows(Relation relation) {
 	bool found;
 
 	open_rows(&scan, relation);
-	found = aipg_cursor_next(scan.cursor, &key, &value);
+	found = aipg_all_rows_next(&scan.rows, &key, &value);
 	close_rows(&scan);
 	return found;
 }
@@ -131,7 +128,7 @@ static void check_all(row_checker *checker) {
 
 	open_rows(&scan, checker->relation);
 	checker->slot = MakeSingleTupleTableSlot(RelationGetDescr(checker->relation), &TTSOpsVirtual);
-	while (aipg_cursor_next(scan.cursor, &key, &value)) {
+	while (aipg_all_rows_next(&scan.rows, &key, &value)) {
 		CHECK_FOR_INTERRUPTS();
 		aipg_row_decode(scan.table, key, value, NULL, GetPerTupleMemoryContext(checker->executor), checker->slot);
 		check_row(checker);

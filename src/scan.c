@@ -350,14 +350,12 @@ static int place_in_sample(row_sample *sample) {
 
 static void sample_rows(const aipg_table *table, const aipg_view *view, row_sample *sample, TupleTableSlot *slot) {
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "AiDb row", ALLOCSET_DEFAULT_SIZES);
-	aipg_key_ranges whole;
-	aipg_cursor *cursor;
+	aipg_all_rows rows;
 	aidb_slice key;
 	aidb_slice row;
 
-	aipg_key_ranges_build(table, NULL, 0, NULL, &whole);
-	cursor = aipg_cursor_open(view, whole.range[0].lower, whole.range[0].upper, false);
-	while (aipg_cursor_next(cursor, &key, &row)) {
+	aipg_all_rows_open(&rows, table, view);
+	while (aipg_all_rows_next(&rows, &key, &row)) {
 		int place = place_in_sample(sample);
 
 		vacuum_delay_point();
@@ -367,7 +365,7 @@ static void sample_rows(const aipg_table *table, const aipg_view *view, row_samp
 			MemoryContextReset(row_context);
 		}
 	}
-	aipg_cursor_close(cursor);
+	aipg_all_rows_close(&rows);
 	MemoryContextDelete(row_context);
 }
 

@@ -12,6 +12,7 @@
 #include "key_codec.h"
 #include "miscadmin.h"
 #include "options.h"
+#include "placement/slot.h"
 #include "row_codec.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -186,6 +187,19 @@ int aipg_table_key_columns(Relation relation, aipg_key_column columns[AIPG_MAX_K
 	return count;
 }
 
+int aipg_table_shard_columns(Relation relation, int key_count) {
+	char *option = aipg_table_option(RelationGetRelid(relation), AIPG_OPTION_SHARD_COLUMNS);
+	int count = option == NULL ? 0 : aipg_parse_shard_columns(option);
+
+	if (count > key_count) {
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+						errmsg("the primary key of AiDb table \"%s\" has not %d columns",
+							   RelationGetRelationName(relation), count),
+						errdetail("Option \"%s\" counts columns of the primary key.", AIPG_OPTION_SHARD_COLUMNS)));
+	}
+	return count;
+}
+
 /* ---- Descriptions, kept by relation ------------------------------------------------------------------------ */
 
 typedef struct cache_entry {
@@ -247,6 +261,7 @@ static aipg_table *read_table(Relation relation) {
 
 	table->relid = RelationGetRelid(relation);
 	table->key_count = aipg_table_key_columns(relation, table->key);
+	table->shard_count = aipg_table_shard_columns(relation, table->key_count);
 	if (!aipg_catalog_lookup(table->relid, &table->index_id)) {
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -332,15 +347,16 @@ void aipg_table_key(const aipg_table *table, TupleTableSlot *slot, StringInfo ke
 								   NameStr(attribute->attname), get_rel_name(table->relid))));
 		}
 		aipg_key_append(key, column->type, value);
+		if (i + 1 == table->shard_count) {
+			aipg_table_set_slot(key->data, (size_t)key->len);
+		}
 	}
 }
 
-void aipg_table_bounds(const aipg_table *table, StringInfo lower, StringInfo upper) {
-	aipg_key_start(lower, 0, table->index_id);
-	aipg_key_start(upper, 0, table->index_id);
-	if (!aipg_key_successor(upper)) {
-		elog(ERROR, "index id %u has no successor", table->index_id);
-	}
+void aipg_table_set_slot(char *key, size_t size) {
+	uint32 slot = aidb_slot_of(key + AIPG_KEY_PREFIX_BYTES, size - AIPG_KEY_PREFIX_BYTES);
+
+	aipg_key_set_slot(key, (uint16)(AIPG_FIRST_SHARD_SLOT + slot));
 }
 
 static bool may_read_key(const aipg_table *table) {

@@ -31,6 +31,7 @@ typedef struct aipg_missing {
 typedef struct aipg_table {
 	Oid relid;
 	uint32 index_id; /* of the primary key's rows in the store */
+	int shard_count; /* key columns, the first, by which a row's slot is computed; 0: a local table, all in slot 0 */
 	int key_count;
 	aipg_key_column key[AIPG_MAX_KEY_COLUMNS];
 	TupleDesc tuple_desc;  /* the relation's; valid while it is open */
@@ -52,10 +53,13 @@ extern aipg_table *aipg_table_describe(Relation relation);
  */
 extern int aipg_table_key_columns(Relation relation, aipg_key_column columns[AIPG_MAX_KEY_COLUMNS]);
 
+/* How many of its `key_count` key columns are the shard key; 0: it is a local table. Raises when there are not so many. */
+extern int aipg_table_shard_columns(Relation relation, int key_count);
+
 /* Builds the stored key of the row in `slot`. */
 extern void aipg_table_key(const aipg_table *table, TupleTableSlot *slot, StringInfo key);
-/* The first and the first-beyond keys of all rows of the table. */
-extern void aipg_table_bounds(const aipg_table *table, StringInfo lower, StringInfo upper);
+/* Puts the slot of a sharded table's row into its key, of which the shard key's columns are the first `size` bytes. */
+extern void aipg_table_set_slot(char *key, size_t size);
 /* "(a, b)=(1, x)" for error details; "(a, b)=(...)" when the current user may not read the key columns. */
 extern char *aipg_table_key_text(const aipg_table *table, aidb_slice key);
 
