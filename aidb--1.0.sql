@@ -13,6 +13,28 @@ CREATE FOREIGN DATA WRAPPER aidb_fdw HANDLER aidb_fdw_handler VALIDATOR aidb_fdw
 
 CREATE SERVER aidb FOREIGN DATA WRAPPER aidb_fdw;
 
+-- Tables of a cluster, on the server that is its coordinator: CREATE FOREIGN TABLE ... SERVER aidb_cluster.
+
+CREATE FUNCTION router_fdw_handler() RETURNS fdw_handler
+LANGUAGE C STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'router_fdw_handler';
+
+CREATE FUNCTION router_fdw_validator(options text[], catalog oid) RETURNS void
+LANGUAGE C STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'router_fdw_validator';
+
+CREATE FOREIGN DATA WRAPPER aidb_cluster_fdw HANDLER router_fdw_handler VALIDATOR router_fdw_validator;
+
+CREATE SERVER aidb_cluster FOREIGN DATA WRAPPER aidb_cluster_fdw;
+
+-- What nodes answer when an aggregate is asked for of which they have a part: the state before its last step.
+
+CREATE AGGREGATE partial_int2(int2) (sfunc = int2_avg_accum, stype = int8[], initcond = '{0,0}');
+CREATE AGGREGATE partial_int4(int4) (sfunc = int4_avg_accum, stype = int8[], initcond = '{0,0}');
+CREATE AGGREGATE partial_int8(int8) (sfunc = int8_avg_accum, stype = internal, finalfunc = int8_avg_serialize);
+CREATE AGGREGATE partial_numeric(numeric) (sfunc = numeric_avg_accum, stype = internal, finalfunc = numeric_avg_serialize);
+CREATE AGGREGATE partial_float4(float4) (sfunc = float4_accum, stype = float8[], initcond = '{0,0,0}');
+CREATE AGGREGATE partial_float8(float8) (sfunc = float8_accum, stype = float8[], initcond = '{0,0,0}');
+CREATE AGGREGATE partial_interval(interval) (sfunc = interval_accum, stype = interval[], initcond = '{0 second,0 second}');
+
 -- Key spaces: named collections of bytea keys and values, made by the first write to them.
 
 CREATE FUNCTION put(keyspace text, key bytea, value bytea) RETURNS void
@@ -143,8 +165,16 @@ CREATE TABLE node_group (
 	in_sync_id integer REFERENCES node,
 	synchronous boolean NOT NULL,
 	wanted_id integer REFERENCES node,
-	allow_data_loss boolean NOT NULL DEFAULT false
+	allow_data_loss boolean NOT NULL DEFAULT false,
+	weight float8 NOT NULL DEFAULT 1 CHECK (weight BETWEEN 1 / 64.0 AND 64)
 );
+
+CREATE TABLE slot (
+	slot integer PRIMARY KEY,
+	group_id integer NOT NULL REFERENCES node_group
+);
+
+CREATE SEQUENCE index_id MINVALUE 2147483648 MAXVALUE 4294967295;
 
 CREATE TABLE member (
 	node_id integer PRIMARY KEY REFERENCES node,
@@ -169,6 +199,8 @@ CREATE TABLE coordinator (
 SELECT pg_catalog.pg_extension_config_dump('aidb.node', '');
 SELECT pg_catalog.pg_extension_config_dump('aidb.node_group', '');
 SELECT pg_catalog.pg_extension_config_dump('aidb.member', '');
+SELECT pg_catalog.pg_extension_config_dump('aidb.slot', '');
+SELECT pg_catalog.pg_extension_config_dump('aidb.index_id', '');
 SELECT pg_catalog.pg_extension_config_dump('aidb.event', '');
 
 CREATE FUNCTION announce() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -181,6 +213,13 @@ CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON node_group
 FOR EACH STATEMENT EXECUTE FUNCTION announce();
 CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON member
 FOR EACH STATEMENT EXECUTE FUNCTION announce();
+
+CREATE FUNCTION map_changed() RETURNS trigger LANGUAGE C AS 'MODULE_PATHNAME', 'router_sql_map_changed';
+
+CREATE TRIGGER map_changed AFTER INSERT OR UPDATE OR DELETE ON node_group
+FOR EACH STATEMENT EXECUTE FUNCTION map_changed();
+CREATE TRIGGER map_changed AFTER UPDATE OF conninfo, name ON node FOR EACH STATEMENT EXECUTE FUNCTION map_changed();
+CREATE TRIGGER map_changed AFTER INSERT OR UPDATE OR DELETE ON slot FOR EACH STATEMENT EXECUTE FUNCTION map_changed();
 
 CREATE FUNCTION announce_event() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -228,16 +267,53 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION remove_node(text) IS 'forget a server that is in no group';
 
-CREATE FUNCTION add_group(name text, "primary" text, synchronous boolean DEFAULT true) RETURNS integer
-LANGUAGE sql STRICT AS $$
-	WITH made AS (
-		INSERT INTO aidb.node_group (name, primary_id, synchronous)
-		VALUES (name, aidb.node_of("primary"), synchronous) RETURNING group_id, primary_id
-	)
-	INSERT INTO aidb.member SELECT primary_id, group_id FROM made RETURNING group_id
-$$;
-COMMENT ON FUNCTION add_group(text, text, boolean)
+CREATE FUNCTION slot_placement(groups integer[], weights float8[]) RETURNS TABLE (slot integer, group_id integer)
+LANGUAGE C STRICT ROWS 256 AS 'MODULE_PATHNAME', 'router_sql_slot_placement';
+COMMENT ON FUNCTION slot_placement(integer[], float8[]) IS 'which of the groups is to keep each slot';
+
+CREATE FUNCTION add_group(name text, "primary" text, synchronous boolean DEFAULT true, weight float8 DEFAULT 1) RETURNS integer
+LANGUAGE plpgsql STRICT AS $$
+DECLARE
+	node integer := aidb.node_of("primary");
+	made integer;
+BEGIN
+	LOCK TABLE aidb.slot IN SHARE ROW EXCLUSIVE MODE;
+	IF EXISTS (SELECT FROM pg_catalog.pg_foreign_table t JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
+			WHERE s.srvname = 'aidb_cluster') THEN
+		RAISE object_not_in_prerequisite_state USING MESSAGE = 'cannot add a group to a cluster that has tables',
+			DETAIL = 'Rows of these tables would have to move to the new group.', HINT = 'Add all groups before the first table.';
+	END IF;
+	INSERT INTO aidb.node_group (name, primary_id, synchronous, weight)
+	VALUES (name, node, synchronous, weight) RETURNING group_id INTO made;
+	INSERT INTO aidb.member VALUES (node, made);
+	DELETE FROM aidb.slot;
+	INSERT INTO aidb.slot SELECT p.* FROM (SELECT array_agg(g.group_id ORDER BY g.group_id) AS groups,
+		array_agg(g.weight ORDER BY g.group_id) AS weights FROM aidb.node_group g) a, aidb.slot_placement(a.groups, a.weights) p;
+	RETURN made;
+END $$;
+COMMENT ON FUNCTION add_group(text, text, boolean, float8)
 IS 'make a group of one node, on which aidb.become_primary() has been called; synchronous: its commits wait for a standby';
+
+CREATE FUNCTION check_locale(encoding text, collate_name text, ctype_name text) RETURNS void LANGUAGE plpgsql STRICT AS $$
+DECLARE
+	here record;
+BEGIN
+	SELECT pg_encoding_to_char(d.encoding) AS encoding, d.datcollate, d.datctype INTO here
+	FROM pg_catalog.pg_database d WHERE d.datname = current_database();
+	IF (here.encoding, here.datcollate, here.datctype) IS DISTINCT FROM (encoding, collate_name, ctype_name) THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the databases of a cluster must have the same encoding and locale',
+			DETAIL = format('The coordinator has %s, %s, %s, a node has %s, %s, %s.', encoding, collate_name, ctype_name,
+				here.encoding, here.datcollate, here.datctype),
+			HINT = 'Create the databases with the same options --encoding and --locale.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION check_locale(text, text, text) IS 'for routers: whether texts are compared here as they are there';
+
+CREATE FUNCTION finish_transactions() RETURNS bigint
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'router_sql_finish_transactions';
+COMMENT ON FUNCTION finish_transactions()
+IS 'end what changes of definitions have left prepared on nodes, as they have ended here; returns how many there were';
 
 CREATE FUNCTION add_replica("group" text, node text) RETURNS void LANGUAGE plpgsql STRICT AS $$
 BEGIN
@@ -317,14 +393,22 @@ SELECT g.name, g.epoch, p.name AS "primary", i.name AS in_sync, g.synchronous,
 FROM aidb.node_group g JOIN aidb.node p ON p.node_id = g.primary_id LEFT JOIN aidb.node i ON i.node_id = g.in_sync_id
 ORDER BY g.name;
 
+CREATE VIEW slots AS
+SELECT s.slot, g.name AS "group", p.name AS "primary"
+FROM aidb.slot s JOIN aidb.node_group g USING (group_id) JOIN aidb.node p ON p.node_id = g.primary_id
+ORDER BY s.slot;
+
 CREATE VIEW events AS
 SELECT at, severity, group_name AS "group", node_name AS node, message FROM aidb.event ORDER BY event_id;
 
-REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remove_node(text), add_group(text, text, boolean),
+REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remove_node(text), add_group(text, text, boolean, float8),
 	add_replica(text, text), remove_replica(text, text), failover(text, text, boolean),
-	group_compare_and_set(integer, bigint, bigint, integer, integer), lease(text, integer), announce(), announce_event() FROM PUBLIC;
+	group_compare_and_set(integer, bigint, bigint, integer, integer), lease(text, integer), announce(), announce_event(), map_changed(),
+	slot_placement(integer[], float8[]), finish_transactions() FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_handler() FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_validator(text[], oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION router_fdw_handler() FROM PUBLIC;
+REVOKE ALL ON FUNCTION router_fdw_validator(text[], oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION put(text, bytea, bytea) FROM PUBLIC;
 REVOKE ALL ON FUNCTION get(text, bytea) FROM PUBLIC;
 REVOKE ALL ON FUNCTION delete(text, bytea) FROM PUBLIC;

@@ -154,6 +154,21 @@ static void set_not_null(Relation relation) {
 	aipg_alter(RelationGetRelid(relation), commands);
 }
 
+void aipg_set_primary_key(Oid relid, List *primary_key) {
+	Relation relation;
+
+	set_key_options(relid, primary_key);
+	relation = table_open(relid, AccessExclusiveLock);
+	if (relation->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT) {
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("AiDb tables cannot be temporary"),
+				 errdetail("Table \"%s\" would be created in a temporary schema.", RelationGetRelationName(relation)),
+				 errhint("Create it in another schema, or use a temporary heap table.")));
+	}
+	set_not_null(relation);
+	table_close(relation, NoLock);
+}
+
 Oid aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_key) {
 	Oid relid = RangeVarGetRelid(statement->base.relation, NoLock, true);
 	aipg_key_column columns[AIPG_MAX_KEY_COLUMNS];
@@ -165,15 +180,8 @@ Oid aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_ke
 		return InvalidOid;
 	}
 	CommandCounterIncrement();
-	set_key_options(relid, primary_key);
-	relation = table_open(relid, AccessExclusiveLock);
-	if (relation->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT) {
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("AiDb tables cannot be temporary"),
-				 errdetail("Table \"%s\" would be created in a temporary schema.", RelationGetRelationName(relation)),
-				 errhint("Create it in another schema, or use a temporary heap table.")));
-	}
-	set_not_null(relation);
+	aipg_set_primary_key(relid, primary_key);
+	relation = table_open(relid, NoLock);
 	(void)aipg_table_shard_columns(relation, aipg_table_key_columns(relation, columns));
 	table_close(relation, NoLock);
 	aipg_catalog_create(relid);

@@ -15,6 +15,8 @@
 extern bool aipg_creates_table(const CreateForeignTableStmt *statement);
 /* Takes PRIMARY KEY out of the statement; returns the names (char *) of its columns, NIL when there is none. */
 extern List *aipg_take_primary_key(CreateForeignTableStmt *statement);
+/* Gives the new table its key: by the names, or by options of its columns; and NOT NULL. Raises when there is none. */
+extern void aipg_set_primary_key(Oid relid, List *primary_key);
 /* After core has executed it; does nothing when IF NOT EXISTS found a relation, and gives
  * InvalidOid then, otherwise the table. Raises when it has no key. */
 extern Oid aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_key);

@@ -17,6 +17,7 @@
 #include "prepared.h"
 #include "replication/standby.h"
 #include "role.h"
+#include "router/handler.h"
 #include "settings.h"
 #include "shared.h"
 #include "storage/ipc.h"
@@ -146,6 +147,8 @@ void _PG_init(void) {
 	aipg_wal_init();
 	aipg_ddl_init();
 	aipg_upsert_init();
+	router_init();
+	MarkGUCPrefixReserved("aidb");
 	aipg_worker_register();
 	aipg_standby_register();
 }

@@ -12,6 +12,7 @@
 #include "storage/condition_variable.h"
 #include "shared.h"
 #include "miscadmin.h"
+#include "settings.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -356,9 +357,22 @@ static void pg_attribute_noreturn() refuse_sealed(void) {
 					errhint("Ask the coordinator for the present primary.")));
 }
 
+/* A router has said in which epoch it takes this server for the primary. */
+static void check_expected_epoch(aipg_role role) {
+	uint64 epoch = aipg_role_epoch();
+
+	if (aipg_expected_epoch > 0 && (role != AIPG_PRIMARY || epoch != (uint64)aipg_expected_epoch)) {
+		ereport(ERROR, (errcode(AIPG_ERRCODE_WRONG_EPOCH),
+						errmsg("this server is not the primary of its group in epoch %d", aipg_expected_epoch),
+						errdetail("It is \"%s\", in epoch " UINT64_FORMAT ".", aipg_role_name(role), epoch),
+						errhint("Ask the coordinator for the present primary.")));
+	}
+}
+
 void aipg_role_check_write(void) {
 	aipg_role role = aipg_role_now();
 
+	check_expected_epoch(role);
 	if (role == AIPG_ALONE || aipg_role_internal) {
 		return;
 	}
@@ -400,6 +414,7 @@ void aipg_role_check_read(void) {
 	aipg_role role = aipg_role_now();
 	uint64 lease, recovered;
 
+	check_expected_epoch(role);
 	if (role == AIPG_ALONE || aipg_role_internal) {
 		return;
 	}

@@ -72,9 +72,9 @@ extern bool aipg_role_is_sealed(void); /* one atomic load */
 extern void aipg_role_note_unreplicated(aidb_sequence sequence);
 extern aidb_sequence aipg_role_unreplicated(void);
 
-/* Raises 25006 with a hint that names the primary on a replica, IA002 on a sealed primary. */
+/* Raises 25006 with a hint that names the primary on a replica, IA002 on a sealed primary, and where aidb.expected_epoch says otherwise. */
 extern void aipg_role_check_write(void);
-/* Raises 55000 on a replica that is not complete yet, IA002 when the primary's lease has run out. */
+/* Raises 55000 on a replica that is not complete yet, IA002 when the primary's lease has run out, or aidb.expected_epoch says otherwise. */
 extern void aipg_role_check_read(void);
 /* This process is one of AiDb's own: it writes on a replica, too, and sees what is not published. */
 extern bool aipg_role_internal;

@@ -11,6 +11,7 @@
 
 int aipg_memory_mb = 256;
 bool aipg_allow_mixed = false;
+int aipg_expected_epoch = 0;
 
 /* PostgreSQL itself would only warn of a bad value for a library's setting, and start with the default. */
 static void check_memory(void) {
@@ -40,5 +41,8 @@ void aipg_settings_init(void) {
 							 "Allows transactions over AiDb tables and other things where commits wait for a replica.",
 							 "Such a transaction is acknowledged by this server alone.", &aipg_allow_mixed, false,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
-	MarkGUCPrefixReserved("aidb");
+	DefineCustomIntVariable(
+		"aidb.expected_epoch", "The epoch in which this server is to be its group's primary.",
+		"In another one AiDb tables are not accessible: a router has connected to the wrong server. 0: not checked.",
+		&aipg_expected_epoch, 0, 0, PG_INT32_MAX, PGC_USERSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 }

@@ -26,7 +26,7 @@
 /* ---- Which tables are ours ------------------------------------------------------------------------------- */
 
 /* By name first, so that the library of another wrapper is not loaded just to look at it. */
-static bool is_our_handler(Oid handler) {
+static bool is_function(Oid handler, const char *symbol, PGFunction expected) {
 	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(handler));
 	FmgrInfo function;
 	Datum source;
@@ -37,16 +37,16 @@ static bool is_our_handler(Oid handler) {
 	}
 	source = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &null);
 	named = !null && ((Form_pg_proc)GETSTRUCT(tuple))->prolang == ClanguageId &&
-			strcmp(TextDatumGetCString(source), "aidb_fdw_handler") == 0;
+			strcmp(TextDatumGetCString(source), symbol) == 0;
 	ReleaseSysCache(tuple);
 	if (!named) {
 		return false;
 	}
 	fmgr_info(handler, &function);
-	return function.fn_addr == aidb_fdw_handler;
+	return function.fn_addr == expected;
 }
 
-bool aipg_is_server(Oid server) {
+bool aipg_server_has_handler(Oid server, const char *symbol, PGFunction expected) {
 	HeapTuple tuple = SearchSysCache1(FOREIGNSERVEROID, ObjectIdGetDatum(server));
 	Oid wrapper, handler;
 
@@ -62,23 +62,33 @@ bool aipg_is_server(Oid server) {
 	}
 	handler = ((Form_pg_foreign_data_wrapper)GETSTRUCT(tuple))->fdwhandler;
 	ReleaseSysCache(tuple);
-	return OidIsValid(handler) && is_our_handler(handler);
+	return OidIsValid(handler) && is_function(handler, symbol, expected);
 }
 
-bool aipg_is_table(Oid relid) {
+bool aipg_is_server(Oid server) {
+	return aipg_server_has_handler(server, "aidb_fdw_handler", aidb_fdw_handler);
+}
+
+Oid aipg_server_of(Oid relid) {
 	HeapTuple tuple;
 	Oid server;
 
 	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE) {
-		return false;
+		return InvalidOid;
 	}
 	tuple = SearchSysCache1(FOREIGNTABLEREL, ObjectIdGetDatum(relid));
 	if (!HeapTupleIsValid(tuple)) {
-		return false;
+		return InvalidOid;
 	}
 	server = ((Form_pg_foreign_table)GETSTRUCT(tuple))->ftserver;
 	ReleaseSysCache(tuple);
-	return aipg_is_server(server);
+	return server;
+}
+
+bool aipg_is_table(Oid relid) {
+	Oid server = aipg_server_of(relid);
+
+	return OidIsValid(server) && aipg_is_server(server);
 }
 
 /* ---- Key columns ----------------------------------------------------------------------------------------- */

@@ -9,6 +9,7 @@
 #include "aidb.h"
 #include "catalog.h"
 #include "executor/tuptable.h"
+#include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "utils/rel.h"
 
@@ -67,5 +68,9 @@ extern char *aipg_table_key_text(const aipg_table *table, aidb_slice key);
 extern bool aipg_is_table(Oid relid);
 /* True for servers whose wrapper has our handler function. */
 extern bool aipg_is_server(Oid server);
+/* True for servers whose wrapper's handler is this function of our library, named so in SQL. */
+extern bool aipg_server_has_handler(Oid server, const char *symbol, PGFunction handler);
+/* The server of a foreign table; InvalidOid for other relations. */
+extern Oid aipg_server_of(Oid relid);
 
 #endif

@@ -1,0 +1,34 @@
+/*
+ * map.h: which group keeps which slot, and which node is a group's primary, as the cluster's catalog says. Each backend keeps a
+ * copy, which a commit that changes the catalog makes it read again.
+ */
+#ifndef ROUTER_MAP_H
+#define ROUTER_MAP_H
+
+#include "postgres.h"
+
+#include "placement/ring.h"
+#include "placement/slot.h"
+
+typedef struct router_group {
+	int id;
+	int64 epoch;
+	char name[NAMEDATALEN];
+	char node[NAMEDATALEN]; /* its primary */
+	char *conninfo;         /* of that */
+} router_group;
+
+typedef struct router_map {
+	int group_count; /* by id, ascending */
+	router_group *groups;
+	int group_of_slot[AIDB_SLOTS]; /* index into groups */
+} router_map;
+
+/* The map as it is now, good until the next call. Raises when the cluster has no group, with a hint how to add one. */
+extern const router_map *router_map_get(void);
+/* The group of this id in it; NULL when there is none any more. */
+extern const router_group *router_map_group(const router_map *map, int id);
+/* Has the next call read the catalog again: what the map says has turned out to be wrong. */
+extern void router_map_forget(void);
+
+#endif
