@@ -235,7 +235,8 @@ static void begin_insert(ModifyTableState *node, ResultRelInfo *result) {
 							   RelationGetRelationName(result->ri_RelationDesc))));
 	}
 	state = create_state(result);
-	state->do_nothing = node != NULL && ((ModifyTable *)node->ps.plan)->onConflictAction == ONCONFLICT_NOTHING;
+	state->do_nothing = node != NULL && node->ps.plan != NULL &&
+						castNode(ModifyTable, node->ps.plan)->onConflictAction == ONCONFLICT_NOTHING;
 	state->columns = all_columns(state->table->tuple_desc);
 	write_insert(state);
 }
