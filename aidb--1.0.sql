@@ -404,7 +404,9 @@ SELECT at, severity, group_name AS "group", node_name AS node, message FROM aidb
 REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remove_node(text), add_group(text, text, boolean, float8),
 	add_replica(text, text), remove_replica(text, text), failover(text, text, boolean),
 	group_compare_and_set(integer, bigint, bigint, integer, integer), lease(text, integer), announce(), announce_event(), map_changed(),
-	slot_placement(integer[], float8[]), finish_transactions() FROM PUBLIC;
+	slot_placement(integer[], float8[]), finish_transactions(), check_locale(text, text, text), partial_int2(int2),
+	partial_int4(int4), partial_int8(int8), partial_numeric(numeric), partial_float4(float4), partial_float8(float8),
+	partial_interval(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_handler() FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_validator(text[], oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION router_fdw_handler() FROM PUBLIC;
