@@ -17,6 +17,8 @@
 #define ADDRESS_BYTES 512u
 #define TEXT_BYTES 512u
 #define CATALOG_TIMEOUT_MS 3000u
+#define FINISH_INTERVAL_MS 5000
+#define FINISH_TIMEOUT_MS 60000
 #define READ_INTERVAL_MS 2000u
 #define MAX_ANSWERS 64u
 
@@ -62,6 +64,8 @@ struct aidb_coordinator {
 	const aidb_coordinator_options *options;
 	aidb_failover_options failover;
 	aidb_link *catalog;
+	aidb_link *finisher; /* to the catalog as well, for what may have to wait for nodes */
+	uint64_t finish_at_ms;
 	node nodes[MAX_NODES];
 	uint32_t node_count;
 	group groups[MAX_GROUPS];
@@ -653,6 +657,18 @@ static void take_notification(void *argument, const char *channel, const char *p
 	((aidb_coordinator *)argument)->read_at_ms = 0;
 }
 
+/* What changes of definitions have left prepared on nodes, when their session was lost between the two phases. */
+static void finish_transactions(aidb_coordinator *self, uint64_t now) {
+	if (now < self->finish_at_ms || !leads(self, now) || !aidb_link_is_idle(self->finisher)) {
+		return;
+	}
+	self->finish_at_ms = now + FINISH_INTERVAL_MS;
+	(void)aidb_link_send(self->finisher,
+						 "SELECT aidb.finish_transactions() FROM pg_catalog.pg_foreign_server"
+						 " WHERE srvname = 'aidb_cluster' AND EXISTS (SELECT FROM aidb.slot)",
+						 0, NULL, FINISH_TIMEOUT_MS, now, NULL, NULL);
+}
+
 aidb_coordinator *aidb_coordinator_create(const aidb_coordinator_options *options) {
 	aidb_coordinator *self = calloc(1, sizeof(*self));
 
@@ -663,7 +679,10 @@ aidb_coordinator *aidb_coordinator_create(const aidb_coordinator_options *option
 	self->failover = (aidb_failover_options){.lease_ms = options->lease_ms,
 											 .lease_grace_ms = options->timeout_ms + options->lease_ms / 10};
 	self->catalog = aidb_link_create(options->conninfo, options->name);
-	if (self->catalog == NULL) {
+	self->finisher = aidb_link_create(options->conninfo, options->name);
+	if (self->catalog == NULL || self->finisher == NULL) {
+		aidb_link_destroy(self->catalog);
+		aidb_link_destroy(self->finisher);
 		free(self);
 		return NULL;
 	}
@@ -682,6 +701,7 @@ void aidb_coordinator_destroy(aidb_coordinator *self) {
 		}
 	}
 	aidb_link_destroy(self->catalog);
+	aidb_link_destroy(self->finisher);
 	free(self);
 }
 
@@ -696,7 +716,7 @@ static uint32_t add_socket(aidb_link *link, struct pollfd *sockets, uint32_t cou
 }
 
 uint32_t aidb_coordinator_sockets(aidb_coordinator *self, struct pollfd *sockets, uint32_t capacity) {
-	uint32_t count = add_socket(self->catalog, sockets, 0, capacity);
+	uint32_t count = add_socket(self->finisher, sockets, add_socket(self->catalog, sockets, 0, capacity), capacity);
 
 	for (uint32_t i = 0; i < self->node_count; i++) {
 		if (self->nodes[i].id != 0) {
@@ -714,7 +734,9 @@ void aidb_coordinator_step(aidb_coordinator *self) {
 	if (now >= self->read_at_ms && !self->reading) {
 		read_catalog(self, now);
 	}
+	finish_transactions(self, now);
 	aidb_link_step(self->catalog, now);
+	aidb_link_step(self->finisher, now);
 	for (uint32_t i = 0; i < self->node_count; i++) {
 		node *of = &self->nodes[i];
 

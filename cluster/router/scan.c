@@ -302,7 +302,10 @@ static TupleTableSlot *poll_source(source *from) {
 	uint64 rows = from->stream.rows;
 
 	if (from->kept_rows > 0) {
+		MemoryContext caller = MemoryContextSwitchTo(from->scan->run_context); /* the slot frees the row, later */
+
 		(void)tuplestore_gettupleslot(from->kept, true, true, from->kept_slot);
+		MemoryContextSwitchTo(caller);
 		if (--from->kept_rows == 0) {
 			tuplestore_clear(from->kept);
 		}
