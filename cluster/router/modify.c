@@ -63,7 +63,7 @@ static List *updated_columns(PlannerInfo *root, Index index, Relation relation) 
 	bool triggers = relation->trigdesc != NULL && relation->trigdesc->trig_update_before_row;
 	List *columns = NIL;
 
-	for (AttrNumber i = 1; i <= RelationGetDescr(relation)->natts; i++) {
+	for (int i = 1; i <= RelationGetDescr(relation)->natts; i++) {
 		if (!TupleDescAttr(RelationGetDescr(relation), i - 1)->attisdropped &&
 			(triggers || bms_is_member(i - FirstLowInvalidHeapAttributeNumber, set))) {
 			columns = lappend_int(columns, i);
@@ -91,7 +91,7 @@ static List *plan_modify(PlannerInfo *root, ModifyTable *plan, Index index, int 
 static List *all_columns(TupleDesc tuple_desc) {
 	List *columns = NIL;
 
-	for (AttrNumber i = 1; i <= tuple_desc->natts; i++) {
+	for (int i = 1; i <= tuple_desc->natts; i++) {
 		if (!TupleDescAttr(tuple_desc, i - 1)->attisdropped) {
 			columns = lappend_int(columns, i);
 		}

@@ -295,7 +295,7 @@ static List *needed_columns(RelOptInfo *rel, const aipg_table *table, List *loca
 		used = add_column(used, sort_column(rel, lfirst(cell), &operator)->varattno);
 	}
 	whole_row = bms_is_member(-FirstLowInvalidHeapAttributeNumber, used);
-	for (AttrNumber i = 1; i <= table->tuple_desc->natts; i++) {
+	for (int i = 1; i <= table->tuple_desc->natts; i++) {
 		if (!TupleDescAttr(table->tuple_desc, i - 1)->attisdropped &&
 			(whole_row || bms_is_member(i - FirstLowInvalidHeapAttributeNumber, used))) {
 			columns = lappend_int(columns, i);

@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -804,7 +805,7 @@ static void no_schedule_loses_a_commit(void **state) {
 
 		failovers += world.failovers;
 		if (found != NULL) {
-			print_error("AIDB_SIM_SEED=%llu AIDB_SIM_SCHEDULES=1: %s\n", (unsigned long long)(seed + i), found);
+			print_error("AIDB_SIM_SEED=%" PRIu64 " AIDB_SIM_SCHEDULES=1: %s\n", seed + i, found);
 		}
 		assert_null(found);
 	}
