@@ -39,12 +39,39 @@ start_server() {
 	sql "CREATE EXTENSION aidb"
 }
 
+# add_server NAME PORT SETTING...: another one in the same directory, to be asked with sql_on
+add_server() {
+	local data=$work/$1 port=$2
+	shift 2
+	"${as_server[@]}" "$bindir/initdb" -D "$data" -U postgres -A trust --no-locale -E UTF8 -N >/dev/null
+	"${as_server[@]}" tee -a "$data/postgresql.conf" >/dev/null <<-CONF
+		listen_addresses = ''
+		port = $port
+		unix_socket_directories = '$work'
+		shared_preload_libraries = 'aidb'
+		$(printf '%s\n' "$@")
+	CONF
+	"${as_server[@]}" "$bindir/pg_ctl" start -D "$data" -l "$data.log" -w >/dev/null ||
+		die "server $1 did not start: $(tail -n 5 "$data.log")"
+	sql_on "$port" "CREATE EXTENSION aidb"
+}
+
+# sql_on PORT TEXT...: statements for another server
+sql_on() {
+	local port=$1
+	shift
+	PGPORT=$port sql "$@"
+}
+
 stop_server() {
 	[ -n "$work" ] || return 0
-	if [ -f "$work/data/postmaster.pid" ]; then
-		"${as_server[@]}" "$bindir/pg_ctl" stop -D "$work/data" -m fast -w -t 60 >/dev/null ||
-			"${as_server[@]}" "$bindir/pg_ctl" stop -D "$work/data" -m immediate -w >/dev/null || true
-	fi
+	local pid_file data
+	for pid_file in "$work"/*/postmaster.pid; do
+		[ -f "$pid_file" ] || continue
+		data=$(dirname "$pid_file")
+		"${as_server[@]}" "$bindir/pg_ctl" stop -D "$data" -m fast -w -t 60 >/dev/null ||
+			"${as_server[@]}" "$bindir/pg_ctl" stop -D "$data" -m immediate -w >/dev/null || true
+	done
 	cd /
 	rm -rf "$work"
 	work=

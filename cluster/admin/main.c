@@ -25,6 +25,7 @@ static const char help[] =
 	"  group add NAME NODE           a group with this primary\n"
 	"  replica add GROUP NODE        the node is copied, and follows the primary\n"
 	"  replica remove GROUP NODE\n"
+	"  slots                         which group keeps how many of the 256 slots, and which\n"
 	"  failover GROUP                the in-sync standby becomes the primary; nothing is lost\n"
 	"  failover GROUP NODE --allow-data-loss\n"
 	"                                another one does, without the commits that it lacks\n"
@@ -55,6 +56,12 @@ typedef struct command {
 #define NODES                                                                                                          \
 	"SELECT name, coalesce(\"group\", '-') AS \"group\", coalesce(role, '-') AS role, state, detail, conninfo FROM "   \
 	"aidb.nodes"
+#define SLOTS                                                                                                          \
+	"SELECT \"group\", sum(n)::int AS slots, round(sum(n) / 2.56, 1) || ' %' AS share,"                                \
+	" string_agg(CASE WHEN n = 1 THEN a::text ELSE a || '-' || b END, ' ' ORDER BY a) AS which"                        \
+	" FROM (SELECT \"group\", min(slot) AS a, max(slot) AS b, count(*) AS n FROM (SELECT \"group\", slot,"             \
+	" slot - row_number() OVER (PARTITION BY \"group\" ORDER BY slot) AS run FROM aidb.slots) s"                       \
+	" GROUP BY \"group\", run) r GROUP BY \"group\" ORDER BY \"group\""
 #define EVENTS "SELECT to_char(at, 'YYYY-MM-DD HH24:MI:SS') AS at, severity, message FROM aidb.event"
 
 static const command commands[] = {
@@ -78,6 +85,7 @@ static const command commands[] = {
 	 .arguments = 2,
 	 .sql = "SELECT aidb.remove_replica($1, $2)",
 	 .done = "the node is in no group any more"},
+	{.words = {"slots"}, .sql = SLOTS},
 	{.words = {"failover"},
 	 .arguments = 1,
 	 .sql = "SELECT aidb.failover($1)",

@@ -90,6 +90,7 @@ is((admin('replica', 'add', 'one', $_))[0], 0, "and replica $_") for qw(b c);
 is((admin('replica', 'add', 'two', 'b'))[2], "aidb-admin: there is no group \"two\"\nSee aidb.groups, and aidb.add_group().\n", 'a group that is none');
 like(error_of($catalog, "SELECT aidb.remove_node('b')"), qr/55006.*is in a group/s, 'a member is not removed');
 like(error_of($catalog, "SELECT aidb.failover('one')"), qr/55000.*no standby of group "one" is in sync/s, 'no failover to nobody');
+like((admin('slots'))[1], qr/^group  slots  share    which\none      256  100\.0 %  0-255\n/, 'it keeps all slots');
 start_coordinator('first');
 my $in_sync = "SELECT \"primary\", in_sync IS NOT NULL FROM aidb.groups";
 wait_for($in_sync, 'a|t');
