@@ -97,13 +97,30 @@ bool router_probe(const char *conninfo, int timeout_ms) {
 	return connection != NULL;
 }
 
-bool router_connection_wait(PGconn *connection, long timeout_ms) {
+#define SOCKET_PLACE 2 /* in the set */
+
+WaitEventSet *router_connection_waits(PGconn *connection, MemoryContext context) {
+	WaitEventSet *waits = CreateWaitEventSet(context, SOCKET_PLACE + 1);
+
+	AddWaitEventToSet(waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(waits, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(waits, WL_SOCKET_READABLE, PQsocket(connection), NULL, NULL);
+	return waits;
+}
+
+bool router_connection_wait(PGconn *connection, WaitEventSet *waits, long timeout_ms) {
 	int unsent = PQflush(connection);
+	WaitEvent happened;
 
 	if (unsent < 0) {
 		return false;
 	}
-	wait_socket(connection, WL_SOCKET_READABLE | (unsent > 0 ? WL_SOCKET_WRITEABLE : 0), timeout_ms);
+	ModifyWaitEvent(waits, SOCKET_PLACE, WL_SOCKET_READABLE | (unsent > 0 ? WL_SOCKET_WRITEABLE : 0), NULL);
+	if (WaitEventSetWait(waits, timeout_ms, &happened, 1, PG_WAIT_EXTENSION) == 1 &&
+		(happened.events & WL_LATCH_SET) != 0) {
+		ResetLatch(MyLatch);
+	}
+	CHECK_FOR_INTERRUPTS();
 	return PQconsumeInput(connection) == 1 && PQstatus(connection) == CONNECTION_OK;
 }
 

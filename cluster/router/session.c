@@ -51,6 +51,7 @@ struct router_session {
 	char *conninfo;
 
 	PGconn *connection;    /* NULL: none */
+	WaitEventSet *waits;   /* for it */
 	MemoryContext context; /* lives as long as the connection */
 	HTAB *prepared;
 	int prepared_count;
@@ -182,6 +183,10 @@ static void detach_streams(router_session *session, int level) {
 static void forget_connection(router_session *session) {
 	PQclear(session->result);
 	session->result = NULL;
+	if (session->waits != NULL) {
+		FreeWaitEventSet(session->waits);
+		session->waits = NULL;
+	}
 	PQfinish(session->connection);
 	session->connection = NULL;
 	dlist_init(&session->entries);
@@ -384,12 +389,12 @@ static bool take_in(router_session *session) {
 	return true;
 }
 
-/* Waits until something comes, and takes it in. */
-static void receive(router_session *session) {
+/* Waits until there is something to be taken in, or the connection is lost. */
+static void await_input(router_session *session) {
 	TimestampTz begun = GetCurrentTimestamp();
 
-	while (!take_in(session) && session->connection != NULL) {
-		if (!router_connection_wait(session->connection, node_timeout_ms)) {
+	while (session->connection != NULL && PQisBusy(session->connection) != 0) {
+		if (!router_connection_wait(session->connection, session->waits, node_timeout_ms)) {
 			lose(session, router_connection_error(session->connection));
 		} else if (TimestampDifferenceExceeds(begun, GetCurrentTimestamp(), node_timeout_ms) &&
 				   PQisBusy(session->connection) != 0) {
@@ -400,6 +405,11 @@ static void receive(router_session *session) {
 			begun = GetCurrentTimestamp();
 		}
 	}
+}
+
+static void receive(router_session *session) {
+	await_input(session);
+	(void)take_in(session);
 }
 
 static void receive_all(router_session *session) {
@@ -431,8 +441,8 @@ static void drain(router_session *session) {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DRAIN_TIMEOUT_MS);
 
 	while (session->connection != NULL && session->entry_count > 0) {
-		if (!take_in(session) &&
-			(!router_connection_wait(session->connection, DRAIN_TIMEOUT_MS) || GetCurrentTimestamp() > deadline)) {
+		if (!take_in(session) && (!router_connection_wait(session->connection, session->waits, DRAIN_TIMEOUT_MS) ||
+								  GetCurrentTimestamp() > deadline)) {
 			forget_connection(session);
 		}
 	}
@@ -494,6 +504,7 @@ static void connect_session(router_session *session, const router_group *group) 
 		set_group(session, group);
 		session->connection = router_connect(group, CONNECT_TIMEOUT_MS, &error);
 		if (session->connection != NULL) {
+			session->waits = router_connection_waits(session->connection, TopMemoryContext);
 			return;
 		}
 		if (GetCurrentTimestamp() >= deadline) {
@@ -569,39 +580,51 @@ bool router_stream_poll(router_stream *stream) {
 	return stream->session == NULL;
 }
 
-/* Sockets are looked at all at once; what is silent for too long is probed one after the other. */
-void router_streams_wait(router_stream *const *streams, int count) {
+/* All sockets at once; true when the time is over. */
+static bool wait_for_any(router_stream *const *streams, int count) {
 	WaitEventSet *set = CreateWaitEventSet(CurrentMemoryContext, count + 2);
-	WaitEvent happened;
-	router_stream *only = NULL;
+	WaitEvent happened = {0};
+	int events;
 
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	for (int i = 0; i < count; i++) {
 		if (streams[i]->session != NULL) {
 			PGconn *connection = streams[i]->session->connection;
-			uint32 events = WL_SOCKET_READABLE | (PQflush(connection) > 0 ? WL_SOCKET_WRITEABLE : 0);
 
-			AddWaitEventToSet(set, events, PQsocket(connection), NULL, streams[i]);
-			only = streams[i];
+			AddWaitEventToSet(set, WL_SOCKET_READABLE | (PQflush(connection) > 0 ? WL_SOCKET_WRITEABLE : 0),
+							  PQsocket(connection), NULL, streams[i]);
 		}
 	}
-	if (WaitEventSetWait(set, node_timeout_ms, &happened, 1, PG_WAIT_EXTENSION) == 0) {
-		happened = (WaitEvent){.events = WL_TIMEOUT};
-	}
+	events = WaitEventSetWait(set, node_timeout_ms, &happened, 1, PG_WAIT_EXTENSION);
 	FreeWaitEventSet(set);
 	if ((happened.events & WL_LATCH_SET) != 0) {
 		ResetLatch(MyLatch);
 	}
 	CHECK_FOR_INTERRUPTS();
-	if ((happened.events & WL_TIMEOUT) != 0 && only != NULL) {
-		receive(only->session);
-	} else if ((happened.events & (WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE)) != 0) {
+	if ((happened.events & (WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE)) != 0) {
 		router_session *session = ((router_stream *)happened.user_data)->session;
 
 		if (PQconsumeInput(session->connection) != 1) {
 			lose(session, router_connection_error(session->connection));
 		}
+	}
+	return events == 0;
+}
+
+void router_streams_wait(router_stream *const *streams, int count) {
+	router_session *only = NULL;
+	int waited_for = 0;
+
+	for (int i = 0; i < count; i++) {
+		if (streams[i]->session != NULL) {
+			only = streams[i]->session;
+			waited_for++;
+		}
+	}
+	/* Who is silent for too long is looked after one by one. */
+	if (waited_for == 1 || (waited_for > 1 && wait_for_any(streams, count))) {
+		await_input(only);
 	}
 }
 
