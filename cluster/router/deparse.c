@@ -277,25 +277,31 @@ void router_write_partial_aggregate(router_writer *writer, const Aggref *aggrega
 
 /* ---- Values ----------------------------------------------------------------------------------------------- */
 
-static void set_value(const char *name, const char *value) {
+/* In its own nesting of settings, which the first that has to be changed begins. */
+static void set_value(int *level, const char *name, const char *value) {
+	if (*level == 0) {
+		*level = NewGUCNestLevel();
+	}
 	(void)set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 int router_begin_values(void) {
-	int level = NewGUCNestLevel();
+	int level = 0;
 
 	if (DateStyle != USE_ISO_DATES) {
-		set_value("datestyle", "ISO");
+		set_value(&level, "datestyle", "ISO");
 	}
 	if (IntervalStyle != INTSTYLE_POSTGRES) {
-		set_value("intervalstyle", "postgres");
+		set_value(&level, "intervalstyle", "postgres");
 	}
-	if (extra_float_digits < 3) {
-		set_value("extra_float_digits", "3");
+	if (extra_float_digits < 1) {
+		set_value(&level, "extra_float_digits", "1"); /* from there on numbers come back as they were */
 	}
 	return level;
 }
 
 void router_end_values(int level) {
-	AtEOXact_GUC(true, level);
+	if (level > 0) {
+		AtEOXact_GUC(true, level);
+	}
 }

@@ -81,6 +81,11 @@ for my $query (@queries) {
 	is(ask($query), $expected, $query);
 }
 
+for my $settings ("datestyle = 'German, DMY'", 'extra_float_digits = -10', "intervalstyle = 'sql_standard'", "timezone = 'Asia/Kolkata'") {
+	my $query = "SET $settings; SELECT id, t, f, d FROM item WHERE t > '01.02.2020 04:00' AND f < 1.0e2 / 3 AND d > '02.01.2020' ORDER BY id LIMIT 3";
+	is(ask($query), ask($query =~ s/item/plain/r), "with $settings");
+}
+
 # ---- Plans -----------------------------------------------------------------------------------------------------------
 
 sub plan { return ask("EXPLAIN (COSTS OFF, VERBOSE) $_[0]") }
