@@ -37,7 +37,7 @@ object = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(1)))
 program = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))
 ENGINE_OBJECTS := $(call object,engine/base/*.c engine/host/*.c engine/format/*.c engine/store/*.c engine/db/*.c)
 # Of the extension, what is not PostgreSQL's and can be tested alone.
-FORMAT_OBJECTS := $(call object,src/replication/stream_format.c)
+FORMAT_OBJECTS := $(call object,src/replication/*_format.c)
 CLUSTER_OBJECTS := $(call object,cluster/placement/*.c cluster/control/*.c cluster/client/*.c)
 COORDINATOR := $(BUILD)/aidb_coordinator
 COORDINATOR_OBJECTS := $(call object,cluster/coordinator/*.c)

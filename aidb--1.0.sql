@@ -144,6 +144,18 @@ CREATE FUNCTION clone_read(after bytea, max_bytes integer, OUT operations bytea,
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_clone_read';
 COMMENT ON FUNCTION clone_read(bytea, integer) IS 'rows of all AiDb tables of this database, for a new replica';
 
+CREATE FUNCTION rows_get(epoch bigint, keys bytea) RETURNS bytea
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_rows_get';
+COMMENT ON FUNCTION rows_get(bigint, bytea) IS 'stored rows by their keys, for a caching read node';
+
+CREATE FUNCTION rows_scan(epoch bigint, lower bytea, upper bytea, backwards boolean, max_bytes integer) RETURNS bytea
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_rows_scan';
+COMMENT ON FUNCTION rows_scan(bigint, bytea, bytea, boolean, integer) IS 'stored rows of a range of keys, for a caching read node';
+
+CREATE FUNCTION token() RETURNS text
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_token';
+COMMENT ON FUNCTION token() IS 'for aidb.read_token on a replica: what was committed here before is to be seen there';
+
 -- The catalog of a cluster, in the database that its coordinator uses; empty elsewhere. Clients and coordinators get, compare and
 -- set, watch (LISTEN aidb_cluster) and lease.
 
@@ -433,3 +445,6 @@ REVOKE ALL ON FUNCTION stream_read(text, bigint, bigint, bigint, bigint[], integ
 REVOKE ALL ON FUNCTION stream_drop(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION stream_slots() FROM PUBLIC;
 REVOKE ALL ON FUNCTION clone_read(bytea, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION rows_get(bigint, bytea) FROM PUBLIC;
+REVOKE ALL ON FUNCTION rows_scan(bigint, bytea, bytea, boolean, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION token() FROM PUBLIC;

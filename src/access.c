@@ -5,6 +5,7 @@
 #include "key_codec.h"
 #include "miscadmin.h"
 #include "predicate.h"
+#include "role.h"
 #include "row_codec.h"
 #include "row_lock.h"
 #include "transaction.h"
@@ -38,6 +39,15 @@ static void set_buffer(aidb_buffer *buffer, const aipg_write *write) {
 	}
 }
 
+/* ---- Rows elsewhere ------------------------------------------------------------------------------------- */
+
+const aipg_row_source *aipg_row_source_elsewhere = NULL;
+
+static bool is_elsewhere(aidb_slice key) {
+	return aipg_role_now() == AIPG_CACHE && !aipg_role_internal && key.size >= AIPG_KEY_PREFIX_BYTES &&
+		   aipg_key_index_id(key) >= AIPG_FIRST_INDEX_ID;
+}
+
 /* ---- Point reads --------------------------------------------------------------------------------------- */
 
 static aidb_read_options read_options(const aipg_view *view) {
@@ -66,6 +76,9 @@ bool aipg_get(const aipg_view *view, aidb_slice key, aidb_buffer *value) {
 			set_buffer(value, &own);
 		}
 		return !own.is_delete;
+	}
+	if (is_elsewhere(key)) {
+		return aipg_row_source_elsewhere->get(key, value);
 	}
 	aipg_predicate_read_key(view, key, &options);
 	rc = aidb_get(aipg_store(), &options, key, value, NULL);
@@ -101,6 +114,7 @@ struct aipg_cursor {
 	aidb_slice upper;
 	bool backwards;
 	bool started;
+	void *elsewhere; /* NULL: the rows are here */
 	aidb_iterator *stored;
 	bool stored_used;           /* the iterator stands on a row that has been handed out or passed over */
 	aipg_write_cursor *written; /* NULL: there are no own writes */
@@ -137,6 +151,10 @@ aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, aidb_slic
 	cursor->lower = copy_slice(lower);
 	cursor->upper = copy_slice(upper);
 	cursor->backwards = backwards;
+	if (is_elsewhere(lower)) {
+		cursor->elsewhere = aipg_row_source_elsewhere->open(lower, upper, backwards);
+		return cursor;
+	}
 	if (aipg_transaction_writes() != NULL) {
 		cursor->written =
 			aipg_write_cursor_open(aipg_transaction_writes(), cursor->lower, cursor->upper, backwards, view->command);
@@ -156,6 +174,10 @@ aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, aidb_slic
 }
 
 void aipg_cursor_close(aipg_cursor *cursor) {
+	if (cursor->elsewhere != NULL) {
+		aipg_row_source_elsewhere->close(cursor->elsewhere);
+		return;
+	}
 	free_cursor(cursor);
 }
 
@@ -210,6 +232,9 @@ static int which_first(const aipg_cursor *cursor) {
 }
 
 bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value) {
+	if (cursor->elsewhere != NULL) {
+		return aipg_row_source_elsewhere->next(cursor->elsewhere, key, value);
+	}
 	if (!cursor->started) {
 		start(cursor);
 	}

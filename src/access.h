@@ -73,6 +73,21 @@ extern aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, ai
 extern bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value);
 extern void aipg_cursor_close(aipg_cursor *cursor);
 
+/* ---- Rows that are elsewhere ------------------------------------------------------------------------------- */
+
+/*
+ * On a caching read node the rows of tables and key spaces are not in its store but at its primary: aipg_get and cursors read them
+ * by these functions, which are set at start-up by who knows the way there.
+ */
+typedef struct aipg_row_source {
+	bool (*get)(aidb_slice key, aidb_buffer *value);
+	void *(*open)(aidb_slice lower, aidb_slice upper, bool backwards); /* in the current memory context */
+	bool (*next)(void *cursor, aidb_slice *key, aidb_slice *value);
+	void (*close)(void *cursor);
+} aipg_row_source;
+
+extern const aipg_row_source *aipg_row_source_elsewhere;
+
 /* ---- Locking and writing --------------------------------------------------------------------------------- */
 
 /* What has become of a row since the view was taken. */

@@ -17,6 +17,7 @@
 #include "key_codec.h"
 #include "lock_table.h"
 #include "miscadmin.h"
+#include "row_cache.h"
 #include "shared.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -377,6 +378,7 @@ static const number_place numbers[] = {
 Datum aipg_sql_stats(PG_FUNCTION_ARGS) {
 	ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
 	aidb_stats stats = {0};
+	aipg_row_cache_numbers rows;
 
 	InitMaterializedSRF(fcinfo, 0);
 	aidb_stats_get(aipg_store(), &stats);
@@ -387,6 +389,11 @@ Datum aipg_sql_stats(PG_FUNCTION_ARGS) {
 		return_number(result, psprintf("level%d_files", level), stats.level_files[level]);
 		return_number(result, psprintf("level%d_bytes", level), stats.level_bytes[level]);
 	}
+	rows = aipg_row_cache_count();
+	return_number(result, "row_cache_hits", rows.hits);
+	return_number(result, "row_cache_misses", rows.misses);
+	return_number(result, "row_cache_invalidations", rows.invalidations);
+	return_number(result, "row_cache_bytes", rows.bytes);
 	return_number(result, "row_locks", aipg_lock_table_count());
 	return_number(result, "writes_off", stats.writes_off);
 	return_number(result, "asynchronous_commits", pg_atomic_read_u32(&aipg_shared_memory->asynchronous_commits));

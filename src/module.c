@@ -15,9 +15,11 @@
 #include "miscadmin.h"
 #include "parser/analyze.h"
 #include "prepared.h"
+#include "replication/cached_rows.h"
 #include "replication/standby.h"
 #include "role.h"
 #include "router/handler.h"
+#include "row_cache.h"
 #include "settings.h"
 #include "shared.h"
 #include "storage/ipc.h"
@@ -49,6 +51,7 @@ static void shmem_request(void) {
 	aipg_durable_id_shmem_request();
 	aipg_guard_shmem_request();
 	aipg_role_shmem_request();
+	aipg_row_cache_shmem_request();
 }
 
 static void shmem_startup(void) {
@@ -62,6 +65,7 @@ static void shmem_startup(void) {
 	aipg_durable_id_shmem_startup();
 	aipg_guard_shmem_startup();
 	aipg_role_shmem_startup();
+	aipg_row_cache_shmem_startup();
 }
 
 /* PostgreSQL has just taken the snapshot for analysis: the first moment to take ours, where a transaction has but one. */
@@ -151,4 +155,5 @@ void _PG_init(void) {
 	MarkGUCPrefixReserved("aidb");
 	aipg_worker_register();
 	aipg_standby_register();
+	aipg_cached_rows_init();
 }

@@ -18,6 +18,7 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #define MAGIC "AIDBrol1"
@@ -36,6 +37,8 @@ typedef struct shared_role {
 	pg_atomic_uint64 recovered; /* what a restart has found, and the replica may not have yet; 0: nothing */
 	pg_atomic_uint32 applying;
 	ConditionVariable applied;       /* signalled when that is over */
+	pg_atomic_uint64 position;       /* progress.applied */
+	ConditionVariable progressed;    /* signalled when it has grown, or nothing is followed any more */
 	pg_atomic_uint64 lease_until_ms; /* by the clock that counts suspension; 0: none was given since the start */
 	/* under the tranche's lock */
 	aipg_role_state state;
@@ -73,6 +76,8 @@ void aipg_role_shmem_startup(void) {
 		pg_atomic_init_u64(&shared->recovered, 0);
 		pg_atomic_init_u32(&shared->applying, 0);
 		ConditionVariableInit(&shared->applied);
+		pg_atomic_init_u64(&shared->position, 0);
+		ConditionVariableInit(&shared->progressed);
 		pg_atomic_init_u64(&shared->lease_until_ms, 0);
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -410,6 +415,49 @@ void aipg_role_lease(int64 ms) {
 	pg_atomic_write_u64(&shared->lease_until_ms, now_ms() + (uint64)ms);
 }
 
+/* The sequence that aidb.read_token asks for; 0: none. A token of another epoch is of another primary, whose commits up to the
+ * change have all been applied where the stream goes on from the new one. */
+static uint64 token_sequence(void) {
+	uint64 epoch, sequence;
+
+	if (aipg_read_token == NULL || aipg_read_token[0] == '\0' ||
+		!aipg_read_token_parse(aipg_read_token, &epoch, &sequence) || epoch != aipg_role_epoch()) {
+		return 0;
+	}
+	return sequence;
+}
+
+void aipg_role_await_token(void) {
+	uint64 sequence;
+
+	if (is_replica(aipg_role_now()) && !aipg_role_internal && (sequence = token_sequence()) > 0) {
+		(void)aipg_progress_wait(sequence, aipg_read_token_timeout_ms);
+	}
+}
+
+/* Whether a replica is as far as the session wants it to be. */
+static void check_replica(aipg_role role) {
+	uint64 sequence = token_sequence();
+	TimestampTz heard_at;
+
+	if (sequence > pg_atomic_read_u64(&shared->position)) {
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("this %s has not come to commit " UINT64_FORMAT " within %d ms", names[role], sequence,
+							   aipg_read_token_timeout_ms),
+						errdetail("That is what aidb.read_token asks for; it has come to " UINT64_FORMAT ".",
+								  pg_atomic_read_u64(&shared->position)),
+						errhint("Try again, or read at the primary.")));
+	}
+	if (aipg_max_staleness_ms > 0 && role == AIPG_STANDBY) {
+		heard_at = aipg_progress_get().heard_at;
+		if (TimestampDifferenceExceeds(heard_at, GetCurrentTimestamp(), aipg_max_staleness_ms)) {
+			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+							errmsg("this standby has not heard of its primary within aidb.max_staleness"),
+							errhint("Read at the primary, or at another standby.")));
+		}
+	}
+}
+
 void aipg_role_check_read(void) {
 	aipg_role role = aipg_role_now();
 	uint64 lease, recovered;
@@ -428,6 +476,9 @@ void aipg_role_check_read(void) {
 					 : errdetail("Its state is \"%s\", with " UINT64_FORMAT " rows copied so far.", progress.state,
 								 progress.rows_copied),
 				 errhint("aidb.node_status() shows how far it is.")));
+	}
+	if (is_replica(role)) {
+		check_replica(role);
 	}
 	if (role == AIPG_PRIMARY) {
 		if (pg_atomic_read_u32(&shared->sealed) != 0) {
@@ -489,8 +540,26 @@ aipg_progress aipg_progress_get(void) {
 	return progress;
 }
 
+bool aipg_progress_wait(uint64 sequence, int timeout_ms) {
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	bool there;
+
+	while (!(there = pg_atomic_read_u64(&shared->position) >= sequence) && is_replica(aipg_role_now())) {
+		long left_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+
+		if (left_ms <= 0) {
+			break;
+		}
+		ConditionVariableTimedSleep(&shared->progressed, left_ms, PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
+	return there;
+}
+
 void aipg_progress_set(const aipg_progress *progress) {
 	LWLockAcquire(state_lock(), LW_EXCLUSIVE);
 	shared->progress = *progress;
+	pg_atomic_write_u64(&shared->position, progress->applied);
 	LWLockRelease(state_lock());
+	ConditionVariableBroadcast(&shared->progressed);
 }

@@ -74,8 +74,10 @@ extern aidb_sequence aipg_role_unreplicated(void);
 
 /* Raises 25006 with a hint that names the primary on a replica, IA002 on a sealed primary, and where aidb.expected_epoch says otherwise. */
 extern void aipg_role_check_write(void);
-/* Raises 55000 on a replica that is not complete yet, IA002 when the primary's lease has run out, or aidb.expected_epoch says otherwise. */
+/* Raises 55000 on a replica that is not complete yet, is behind aidb.read_token, or a standby beyond aidb.max_staleness, IA002 when the primary's lease has run out, or aidb.expected_epoch says otherwise. */
 extern void aipg_role_check_read(void);
+/* Waits for what aidb.read_token asks for, when this is a replica; in vain, aipg_role_check_read raises. */
+extern void aipg_role_await_token(void);
 /* This process is one of AiDb's own: it writes on a replica, too, and sees what is not published. */
 extern bool aipg_role_internal;
 
@@ -98,6 +100,8 @@ extern void aipg_role_end_apply(void);
 /* Waits until nothing is being applied. */
 extern void aipg_role_wait_apply(void);
 extern aipg_progress aipg_progress_get(void);
+/* Waits until a replica has applied the primary's sequence; false when it has not in time, or follows nobody any more. */
+extern bool aipg_progress_wait(uint64 sequence, int timeout_ms);
 extern void aipg_progress_set(const aipg_progress *progress);
 
 /* "host:port" of a connection string, without what else it has; palloc'd. */

@@ -12,6 +12,10 @@
 int aipg_memory_mb = 256;
 bool aipg_allow_mixed = false;
 int aipg_expected_epoch = 0;
+int aipg_row_cache_mb = 0;
+int aipg_max_staleness_ms = 0;
+char *aipg_read_token = NULL;
+int aipg_read_token_timeout_ms = 5000;
 
 /* PostgreSQL itself would only warn of a bad value for a library's setting, and start with the default. */
 static void check_memory(void) {
@@ -25,6 +29,24 @@ static void check_memory(void) {
 				 errmsg("invalid value for parameter \"aidb.memory\": \"%s\"", given),
 				 errhint("Give it a size from %d MB to %d GB, such as '512MB'.", MIN_MEMORY_MB, MAX_MEMORY_MB >> 10)));
 	}
+}
+
+bool aipg_read_token_parse(const char *token, uint64 *epoch, uint64 *sequence) {
+	int end = 0;
+
+	return sscanf(token, UINT64_FORMAT ":" UINT64_FORMAT "%n", epoch, sequence, &end) == 2 && token[end] == '\0';
+}
+
+static bool check_token(char **value, void **extra, GucSource source) {
+	uint64 epoch, sequence;
+
+	(void)extra;
+	(void)source;
+	if ((*value)[0] == '\0' || aipg_read_token_parse(*value, &epoch, &sequence)) {
+		return true;
+	}
+	GUC_check_errdetail("A token is an epoch and a sequence, such as \"1:4711\".");
+	return false;
 }
 
 void aipg_settings_init(void) {
@@ -41,6 +63,19 @@ void aipg_settings_init(void) {
 							 "Allows transactions over AiDb tables and other things where commits wait for a replica.",
 							 "Such a transaction is acknowledged by this server alone.", &aipg_allow_mixed, false,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("aidb.row_cache", "Shared memory for the rows that a caching read node remembers.",
+							"Other servers do not use it. 0: rows are never remembered.", &aipg_row_cache_mb, 0, 0,
+							1 << 20, PGC_POSTMASTER, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"aidb.max_staleness", "How old the last news of the primary may be for reads on a replica.",
+		"Beyond that a caching read node asks the primary, and a standby refuses reads. 0: no limit.",
+		&aipg_max_staleness_ms, 0, 0, PG_INT32_MAX, PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomStringVariable(
+		"aidb.read_token", "What reads on a replica are to see at least: a value of aidb.token().", "They wait for it.",
+		&aipg_read_token, "", PGC_USERSET, GUC_NOT_IN_SAMPLE, check_token, NULL, NULL);
+	DefineCustomIntVariable("aidb.read_token_timeout", "How long they wait for that.", NULL,
+							&aipg_read_token_timeout_ms, 5000, 0, PG_INT32_MAX, PGC_USERSET, GUC_UNIT_MS, NULL, NULL,
+							NULL);
 	DefineCustomIntVariable(
 		"aidb.expected_epoch", "The epoch in which this server is to be its group's primary.",
 		"In another one AiDb tables are not accessible: a router has connected to the wrong server. 0: not checked.",

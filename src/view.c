@@ -120,6 +120,7 @@ static taken_view take(Snapshot snapshot) {
 	taken_view view = {.state = VIEW_HELD};
 	uint64 oldest = 0;
 
+	aipg_role_await_token();
 	if (!acquire(db, &view.engine)) {
 		return (taken_view){.state = VIEW_NO_SLOT};
 	}

@@ -14,6 +14,8 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
+#include "role.h"
+#include "row_cache.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -114,6 +116,12 @@ static void write_batch(aidb_durability durability) {
 	} while (rc == AIDB_INTERRUPTED);
 	check(rc);
 	aidb_batch_clear(batch);
+}
+
+static void flush_batch(void) {
+	if (aidb_batch_count(batch) > 0) {
+		write_batch(AIDB_LAZY);
+	}
 }
 
 /* Half of what the store takes: the position, and one more operation, have room in any case. */
@@ -265,7 +273,20 @@ static bool is_definition(aidb_slice key) {
 	return key.size >= AIPG_KEY_PREFIX_BYTES && aipg_key_index_id(key) == AIPG_INDEX_DEFINITIONS;
 }
 
+/* A caching read node has no rows of its own: what it remembers of this one is not so any more. */
+static void forget_row(aidb_slice key) {
+	aipg_row_cache_invalidate(key);
+}
+
+static bool keeps_rows(void) {
+	return aipg_role_now() != AIPG_CACHE;
+}
+
 static void add_operation(const aidb_operation *operation) {
+	if (!keeps_rows()) {
+		forget_row(operation->key);
+		return;
+	}
 	if (is_full(operation->key.size + operation->value.size + AIDB_BATCH_OPERATION_BYTES)) {
 		write_batch(AIDB_LAZY);
 	}
@@ -296,7 +317,7 @@ static void apply_operations(aidb_slice operations) {
 void aipg_apply_rows(aidb_slice operations) {
 	begin_batch();
 	apply_operations(operations);
-	write_batch(AIDB_LAZY);
+	flush_batch();
 }
 
 /* ---- Transactions that are to be decided ------------------------------------------------------------------ */
@@ -343,12 +364,6 @@ static void apply_piece(aidb_slice key, aidb_slice value, void *unused) {
 
 static void drop_piece(aidb_slice key, aidb_slice value, void *unused) {
 	check(aidb_batch_delete(batch, key));
-}
-
-static void flush_batch(void) {
-	if (aidb_batch_count(batch) > 0) {
-		write_batch(AIDB_LAZY);
-	}
 }
 
 /* The tags in doubt are kept in memory: looking for their rows would have to pass all that were there before. */
@@ -508,7 +523,11 @@ static bool is_one_batch(aidb_slice bytes, const aipg_stream_head *head) {
 				return false;
 			}
 			if (!is_own(operation.key)) {
-				check(aidb_batch_add(batch, &operation));
+				if (keeps_rows()) {
+					check(aidb_batch_add(batch, &operation));
+				} else {
+					forget_row(operation.key);
+				}
 			}
 			if (is_full(0)) {
 				return false;
@@ -535,6 +554,7 @@ void aipg_apply_response(aidb_slice response, aipg_position *position, aipg_stre
 	ListCell *cell;
 	bool one;
 
+	aipg_fault_point("apply_begin");
 	if (!aipg_stream_read_head(&bytes, head)) {
 		report_malformed();
 	}
@@ -566,7 +586,8 @@ void aipg_apply_response(aidb_slice response, aipg_position *position, aipg_stre
 	position->window_open = (head->flags & AIPG_STREAM_WINDOW_END) == 0;
 	add_position(position);
 	aipg_fault_point("apply_position");
-	write_batch(AIDB_SYNC);
+	write_batch(keeps_rows() ? AIDB_SYNC
+							 : AIDB_LAZY); /* what a crash takes back of it was about rows that are forgotten, too */
 	forget_decided(bytes, head);
 }
 

@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "replication/apply.h"
 #include "role.h"
+#include "settings.h"
 #include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -28,6 +29,7 @@ PG_FUNCTION_INFO_V1(aipg_sql_promote);
 PG_FUNCTION_INFO_V1(aipg_sql_set_in_sync);
 PG_FUNCTION_INFO_V1(aipg_sql_renew_lease);
 PG_FUNCTION_INFO_V1(aipg_sql_node_status);
+PG_FUNCTION_INFO_V1(aipg_sql_token);
 
 #define MAX_LEASE_MS 600000
 #define COMMIT_NAP_MS 5
@@ -55,6 +57,17 @@ static aipg_role_state check_primary(uint64 epoch) {
 		refuse(&state, "this server is not the primary of that epoch");
 	}
 	return state;
+}
+
+/* token(): what a read on a replica has to see in order to see what was committed here before */
+Datum aipg_sql_token(PG_FUNCTION_ARGS) {
+	aidb_sequence sequence = aidb_current_sequence(aipg_store());
+
+	(void)fcinfo;
+	if (aipg_role_now() != AIPG_PRIMARY) {
+		sequence = aipg_progress_get().applied;
+	}
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf(UINT64_FORMAT ":" UINT64_FORMAT, aipg_role_epoch(), sequence)));
 }
 
 /* become_primary(epoch) */
@@ -108,14 +121,15 @@ static void stop_acknowledging(aipg_role_state state) {
 Datum aipg_sql_follow(PG_FUNCTION_ARGS) {
 	aipg_role_state before = aipg_role_get();
 	aipg_role_state state = {.role = aipg_role_of_name(text_to_cstring(PG_GETARG_TEXT_PP(2))), .epoch = before.epoch};
-	bool is_new = before.role == AIPG_ALONE || before.role == AIPG_PRIMARY;
+	bool is_new = before.role != state.role;
 
-	if (state.role != AIPG_STANDBY) {
+	if (state.role != AIPG_STANDBY && state.role != AIPG_CACHE) {
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						errmsg("a server cannot be made to follow as \"%s\"", aipg_role_name(state.role)),
-						errhint("Use \"standby\".")));
+						errhint("Use \"standby\" or \"cache\".")));
 	}
-	if (is_new && !PG_GETARG_BOOL(3) && aipg_catalog_ids() != NIL) {
+	if (is_new && !PG_GETARG_BOOL(3) && (before.role == AIPG_ALONE || before.role == AIPG_PRIMARY) &&
+		aipg_catalog_ids() != NIL) {
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("database \"%s\" has AiDb tables or key spaces, which a replica would lose",
 							   get_database_name(MyDatabaseId)),
@@ -127,6 +141,10 @@ Datum aipg_sql_follow(PG_FUNCTION_ARGS) {
 	if (is_new) {
 		stop_acknowledging(before);
 		aipg_position_write(&(aipg_position){0});
+	}
+	if (state.role == AIPG_CACHE && aipg_row_cache_mb == 0) {
+		ereport(WARNING, (errmsg("this caching read node remembers nothing: every read will ask the primary"),
+						  errhint("Set \"aidb.row_cache\" in postgresql.conf, and restart.")));
 	}
 	aipg_progress_set(&(aipg_progress){.state = "connecting"});
 	aipg_role_set(&state);

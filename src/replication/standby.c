@@ -1,6 +1,8 @@
 #include "replication/standby.h"
 
 #include "access.h"
+#include "catalog.h"
+#include "key_codec.h"
 #include "access/xact.h"
 #include "catalog/pg_type_d.h"
 #include "common/pg_prng.h"
@@ -11,8 +13,10 @@
 #include "postmaster/interrupt.h"
 #include "port/pg_bswap.h"
 #include "replication/apply.h"
+#include "replication/cached_rows.h"
 #include "replication/upstream.h"
 #include "role.h"
+#include "row_cache.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -25,9 +29,11 @@
 #include "utils/wait_event.h"
 
 #define CONNECT_MS 5000
-#define COPY_MS 600000  /* for a part of the copy, or for transactions at the primary to end */
-#define POLL_MS 2000    /* how long the primary may wait for more */
-#define ANSWER_MS 10000 /* how long it may take beyond that */
+#define COPY_MS 600000    /* for a part of the copy, or for transactions at the primary to end */
+#define POLL_MS 2000      /* how long the primary may wait for more */
+#define CACHE_POLL_MS 250 /* the same for a caching read node, which has to hear that nothing has changed */
+#define SAVE_MS 60000     /* between writing down what is remembered */
+#define ANSWER_MS 10000   /* how long it may take beyond that */
 #define RESPONSE_BYTES (1 << 20)
 #define FIRST_NAP_MS 100
 #define LAST_NAP_MS 5000
@@ -64,6 +70,10 @@ static void show_applied(const aipg_position *position, const aipg_stream_head *
 	aipg_progress_set(&progress);
 }
 
+static bool follows(const aipg_role_state *role) {
+	return role->role == AIPG_STANDBY || role->role == AIPG_CACHE;
+}
+
 /* ---- Following ------------------------------------------------------------------------------------------- */
 
 /* What this process follows; until the role changes. */
@@ -72,6 +82,7 @@ typedef struct following {
 	uint64 changes;
 	aipg_upstream *upstream;
 	aipg_position position;
+	TimestampTz save_at;   /* of a caching read node */
 	MemoryContext context; /* reset after each answer */
 } following;
 
@@ -118,6 +129,12 @@ static void execute(following *self, const char *sql) {
 	PQclear(aipg_upstream_query(self->upstream, sql, 0, NULL, CONNECT_MS));
 }
 
+/* Whether what follows this key is to be copied: to a caching read node, the definitions alone. */
+static bool is_wanted(const following *self, aidb_slice last) {
+	return self->role.role != AIPG_CACHE ||
+		   (last.size >= AIPG_KEY_PREFIX_BYTES && aipg_key_index_id(last) <= AIPG_INDEX_DEFINITIONS);
+}
+
 /* Reads one part of the copy and writes it; false when it was the last. *last is the key to go on from. */
 static bool copy_part(following *self, char **last, uint64 *rows) {
 	char size[NUMBER_BYTES];
@@ -132,7 +149,7 @@ static bool copy_part(following *self, char **last, uint64 *rows) {
 		aipg_apply_rows(bytes_of(result, 0));
 		*rows += (uint64)number_of(result, 1);
 		more = PQgetisnull(result, 0, 2) == 0;
-		if (more) {
+		if (more && is_wanted(self, bytes_of(result, 2))) {
 			char *key = hexadecimal(bytes_of(result, 2));
 
 			*last = MemoryContextStrdup(TopMemoryContext, key);
@@ -182,6 +199,10 @@ static void copy_all(following *self) {
 	}
 }
 
+static int poll_ms(const following *self) {
+	return self->role.role == AIPG_CACHE ? CACHE_POLL_MS : POLL_MS;
+}
+
 static PGresult *read_stream(following *self) {
 	char epoch[NUMBER_BYTES], after[NUMBER_BYTES], size[NUMBER_BYTES], wait[NUMBER_BYTES];
 	const char *values[7] = {self->role.slot, epoch, after, after, aipg_apply_in_doubt(), size, wait};
@@ -189,7 +210,7 @@ static PGresult *read_stream(following *self) {
 	snprintf(epoch, sizeof(epoch), UINT64_FORMAT, self->role.epoch);
 	snprintf(after, sizeof(after), UINT64_FORMAT, self->position.applied);
 	snprintf(size, sizeof(size), "%zu", Min(aidb_max_batch_bytes(aipg_store()) / 4, RESPONSE_BYTES));
-	snprintf(wait, sizeof(wait), "%d", aipg_apply_is_complete(&self->position) ? POLL_MS : 0);
+	snprintf(wait, sizeof(wait), "%d", aipg_apply_is_complete(&self->position) ? poll_ms(self) : 0);
 	return aipg_upstream_query(self->upstream, "SELECT aidb.stream_read($1, $2, $3, $4, $5, $6, $7)", 7, values,
 							   POLL_MS + ANSWER_MS);
 }
@@ -226,6 +247,9 @@ static bool apply(following *self, const PGresult *result) {
 	aipg_apply_response(response, &self->position, &head);
 	if (aipg_apply_is_complete(&self->position)) {
 		aipg_role_publish(aidb_current_sequence(aipg_store()));
+		if (self->role.role == AIPG_CACHE) {
+			aipg_row_cache_open();
+		}
 	}
 	aipg_role_end_apply();
 	show_applied(&self->position, &head);
@@ -245,6 +269,15 @@ static bool follow_stream(following *self) {
 	return applied;
 }
 
+/* What is remembered from before a restart comes back bit by bit, and is written down from time to time for the next. */
+static void see_to_cache(following *self) {
+	aipg_cached_rows_warm_up(self->position.applied);
+	if (GetCurrentTimestamp() >= self->save_at) {
+		aipg_cached_rows_save();
+		self->save_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SAVE_MS);
+	}
+}
+
 /* Until the role changes, or an error comes. *well: there was an answer since the connection was made. */
 static void follow(following *self, bool *well) {
 	show("connecting", "");
@@ -256,11 +289,18 @@ static void follow(following *self, bool *well) {
 	if (!self->position.copied) {
 		copy_all(self);
 	}
+	if (self->role.role == AIPG_CACHE) {
+		aipg_cached_rows_begin_warm_up();
+		self->save_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SAVE_MS);
+	}
 	while (!is_over(self)) {
 		if (!follow_stream(self)) {
 			return;
 		}
 		*well = true;
+		if (self->role.role == AIPG_CACHE) {
+			see_to_cache(self);
+		}
 	}
 }
 
@@ -287,6 +327,7 @@ static void recover(following *self) {
 	ConditionVariableCancelSleep();
 	aipg_role_end_apply();
 	aipg_apply_restart();
+	aipg_row_cache_close();
 	MemoryContextSwitchTo(self->context);
 	aipg_upstream_close(self->upstream);
 	self->upstream = NULL;
@@ -302,6 +343,8 @@ static void recover(following *self) {
 
 static void end_apply(int code, Datum argument) {
 	aipg_role_end_apply();
+	aipg_cached_rows_save();
+	aipg_row_cache_close();
 }
 
 /* One try; false when it failed. */
@@ -339,7 +382,7 @@ void aipg_standby_main(Datum argument) {
 	MemoryContextSwitchTo(self.context);
 	self.changes = aipg_role_changes();
 	self.role = aipg_role_get();
-	while (self.role.role == AIPG_STANDBY && !self.role.sealed && !is_over(&self)) {
+	while (follows(&self.role) && !self.role.sealed && !is_over(&self)) {
 		bool well = false;
 
 		if (!try_to_follow(&self, &well)) {
@@ -406,7 +449,7 @@ static BackgroundWorkerHandle *see_to_worker(BackgroundWorkerHandle *handle, uin
 		pfree(handle);
 	}
 	*changes = now;
-	return role.role == AIPG_STANDBY && !role.sealed ? launch(&role) : NULL;
+	return follows(&role) && !role.sealed ? launch(&role) : NULL;
 }
 
 void aipg_launcher_main(Datum argument) {

@@ -389,6 +389,19 @@ static void wait_for_more(TimestampTz deadline) {
 	}
 }
 
+/* What commits wait for is in nobody's hands before the replica that they wait for has it: no other one is told earlier. */
+static void wait_visible(aidb_sequence sequence) {
+	aidb_status rc;
+
+	do {
+		CHECK_FOR_INTERRUPTS();
+		rc = aidb_wait_visible(aipg_store(), sequence);
+	} while (rc == AIDB_INTERRUPTED);
+	if (rc != AIDB_OK) {
+		raise_stream(rc);
+	}
+}
+
 /* stream_read(slot, epoch, after, acknowledged, undecided, max_bytes, wait_ms) */
 Datum aipg_sql_stream_read(PG_FUNCTION_ARGS) {
 	const char *slot = slot_argument(fcinfo, 0);
@@ -410,6 +423,9 @@ Datum aipg_sql_stream_read(PG_FUNCTION_ARGS) {
 		while (!fill(&answer, max_bytes) && GetCurrentTimestamp() < deadline) {
 			wait_for_more(deadline);
 			check_primary(epoch);
+		}
+		if (strcmp(aipg_role_get().synchronous, slot) != 0) {
+			wait_visible(answer.head.upto);
 		}
 		finish(&answer);
 	}

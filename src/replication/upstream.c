@@ -7,8 +7,13 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#define MAX_PREPARED 4
+#define MAX_VALUES 8
+
 struct aipg_upstream {
 	PGconn *connection;
+	int prepared_count;
+	const char *prepared[MAX_PREPARED]; /* statements; each is prepared under its place as a name */
 };
 
 /* Waits until the socket is ready, for `events`; raises when the time is over. */
@@ -60,7 +65,7 @@ aipg_upstream *aipg_upstream_connect(const char *conninfo, int timeout_ms) {
 	PG_TRY();
 	{
 		connect_until(connection, deadline);
-		upstream = MemoryContextAlloc(TopMemoryContext, sizeof(*upstream));
+		upstream = MemoryContextAllocZero(TopMemoryContext, sizeof(*upstream));
 		upstream->connection = connection;
 	}
 	PG_CATCH();
@@ -118,18 +123,10 @@ static void pg_attribute_noreturn() raise_result(PGconn *connection, PGresult *r
 					detail != NULL ? errdetail_internal("%s", detail) : 0, hint != NULL ? errhint("%s", hint) : 0));
 }
 
-PGresult *aipg_upstream_query(aipg_upstream *upstream, const char *sql, int count, const char *const *values,
-							  int timeout_ms) {
-	PGconn *connection = upstream->connection;
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
-	int sent = count > 0 ? PQsendQueryParams(connection, sql, count, NULL, values, NULL, NULL, 1)
-						 : PQsendQuery(connection, sql);
-	PGresult *result, *more;
+/* What has been sent is answered; of the results, the first. */
+static PGresult *receive(PGconn *connection, TimestampTz deadline) {
+	PGresult *result = next_result(connection, deadline), *more;
 
-	if (sent == 0) {
-		raise_broken(connection, "could not send to the primary");
-	}
-	result = next_result(connection, deadline);
 	while (result != NULL && (more = next_result(connection, deadline)) != NULL) {
 		PQclear(more);
 	}
@@ -140,4 +137,60 @@ PGresult *aipg_upstream_query(aipg_upstream *upstream, const char *sql, int coun
 		raise_result(connection, result);
 	}
 	return result;
+}
+
+PGresult *aipg_upstream_query(aipg_upstream *upstream, const char *sql, int count, const char *const *values,
+							  int timeout_ms) {
+	PGconn *connection = upstream->connection;
+	int sent = count > 0 ? PQsendQueryParams(connection, sql, count, NULL, values, NULL, NULL, 1)
+						 : PQsendQuery(connection, sql);
+
+	if (sent == 0) {
+		raise_broken(connection, "could not send to the primary");
+	}
+	return receive(connection, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms));
+}
+
+/* The name of the statement, which is prepared if it has to be. */
+static int prepare(aipg_upstream *upstream, const char *sql, TimestampTz deadline) {
+	char name[16];
+	int place = 0;
+
+	while (place < upstream->prepared_count && upstream->prepared[place] != sql) {
+		place++;
+	}
+	if (place == upstream->prepared_count) {
+		Assert(place < MAX_PREPARED);
+		snprintf(name, sizeof(name), "s%d", place);
+		if (PQsendPrepare(upstream->connection, name, sql, 0, NULL) == 0) {
+			raise_broken(upstream->connection, "could not send to the primary");
+		}
+		PQclear(receive(upstream->connection, deadline));
+		upstream->prepared[upstream->prepared_count++] = sql;
+	}
+	return place;
+}
+
+PGresult *aipg_upstream_execute(aipg_upstream *upstream, const char *sql, int count, const aidb_slice *values,
+								int timeout_ms) {
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	const char *data[MAX_VALUES];
+	int sizes[MAX_VALUES], binary[MAX_VALUES];
+	char name[16];
+
+	Assert(count <= MAX_VALUES);
+	snprintf(name, sizeof(name), "s%d", prepare(upstream, sql, deadline));
+	for (int i = 0; i < count; i++) {
+		data[i] = values[i].data;
+		sizes[i] = (int)values[i].size;
+		binary[i] = 1;
+	}
+	if (PQsendQueryPrepared(upstream->connection, name, count, data, sizes, binary, 1) == 0) {
+		raise_broken(upstream->connection, "could not send to the primary");
+	}
+	return receive(upstream->connection, deadline);
+}
+
+bool aipg_upstream_is_used(const aipg_upstream *upstream) {
+	return upstream->prepared_count > 0;
 }

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "aidb.h"
 #include "libpq-fe.h"
 
 typedef struct aipg_upstream aipg_upstream;
@@ -20,5 +21,14 @@ extern void aipg_upstream_close(aipg_upstream *upstream); /* NULL is fine */
  */
 extern PGresult *aipg_upstream_query(aipg_upstream *upstream, const char *sql, int count, const char *const *values,
 									 int timeout_ms);
+
+/*
+ * The same for a statement that will come again: it is prepared on the connection the first time. `sql` is a string constant; values
+ * are given, and come, binary.
+ */
+extern PGresult *aipg_upstream_execute(aipg_upstream *upstream, const char *sql, int count, const aidb_slice *values,
+									   int timeout_ms);
+/* Whether anything was ever asked on it. */
+extern bool aipg_upstream_is_used(const aipg_upstream *upstream);
 
 #endif
