@@ -190,7 +190,8 @@ CREATE SEQUENCE index_id MINVALUE 2147483648 MAXVALUE 4294967295;
 
 CREATE TABLE member (
 	node_id integer PRIMARY KEY REFERENCES node,
-	group_id integer NOT NULL REFERENCES node_group ON DELETE CASCADE
+	group_id integer NOT NULL REFERENCES node_group ON DELETE CASCADE,
+	role text NOT NULL DEFAULT 'standby' CHECK (role IN ('standby', 'cache'))
 );
 
 CREATE TABLE event (
@@ -327,14 +328,15 @@ LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'router_sql_fin
 COMMENT ON FUNCTION finish_transactions()
 IS 'end what changes of definitions have left prepared on nodes, as they have ended here; returns how many there were';
 
-CREATE FUNCTION add_replica("group" text, node text) RETURNS void LANGUAGE plpgsql STRICT AS $$
+CREATE FUNCTION add_replica("group" text, node text, role text DEFAULT 'standby') RETURNS void LANGUAGE plpgsql STRICT AS $$
 BEGIN
 	IF (SELECT count(*) FROM aidb.member WHERE group_id = aidb.group_of("group")) >= 8 THEN
 		RAISE program_limit_exceeded USING MESSAGE = format('group "%s" has 8 members, the most there can be', "group");
 	END IF;
-	INSERT INTO aidb.member VALUES (aidb.node_of(node), aidb.group_of("group"));
+	INSERT INTO aidb.member VALUES (aidb.node_of(node), aidb.group_of("group"), role);
 END $$;
-COMMENT ON FUNCTION add_replica(text, text) IS 'let a node follow the primary of a group; the coordinator has it copied';
+COMMENT ON FUNCTION add_replica(text, text, text)
+IS 'let a node follow the primary of a group: a standby, which the coordinator has copied, or a cache, which remembers rows';
 
 CREATE FUNCTION remove_replica("group" text, node text) RETURNS void LANGUAGE plpgsql STRICT AS $$
 DECLARE
@@ -358,6 +360,10 @@ DECLARE
 	of integer := aidb.group_of("group");
 	id integer := aidb.node_of(node);
 BEGIN
+	IF EXISTS (SELECT FROM aidb.member WHERE node_id = id AND role = 'cache') THEN
+		RAISE object_not_in_prerequisite_state USING MESSAGE = format('node "%s" is a caching read node', node),
+			HINT = 'It has no rows of its own.';
+	END IF;
 	IF id IS NULL AND NOT allow_data_loss THEN
 		SELECT in_sync_id INTO id FROM aidb.node_group WHERE group_id = of;
 		IF id IS NULL THEN
@@ -393,15 +399,17 @@ COMMENT ON FUNCTION lease(text, integer) IS 'for coordinators: the right to act 
 CREATE VIEW nodes AS
 SELECT n.name, n.state, g.name AS "group",
 	CASE WHEN g.primary_id = n.node_id THEN 'primary' WHEN g.in_sync_id = n.node_id THEN 'in-sync standby'
-		WHEN g.group_id IS NOT NULL THEN 'standby' END AS role,
+		WHEN g.group_id IS NOT NULL THEN m.role END AS role,
 	n.detail, regexp_replace(n.conninfo, 'password=\S*', 'password=...') AS conninfo
-FROM aidb.node n LEFT JOIN aidb.member USING (node_id) LEFT JOIN aidb.node_group g USING (group_id)
+FROM aidb.node n LEFT JOIN aidb.member m USING (node_id) LEFT JOIN aidb.node_group g USING (group_id)
 ORDER BY g.name, role, n.name;
 
 CREATE VIEW groups AS
 SELECT g.name, g.epoch, p.name AS "primary", i.name AS in_sync, g.synchronous,
 	(SELECT string_agg(n.name, ', ' ORDER BY n.name) FROM aidb.member m JOIN aidb.node n USING (node_id)
-		WHERE m.group_id = g.group_id AND m.node_id NOT IN (g.primary_id, coalesce(g.in_sync_id, 0))) AS other_standbys
+		WHERE m.group_id = g.group_id AND m.role = 'standby' AND m.node_id NOT IN (g.primary_id, coalesce(g.in_sync_id, 0))) AS other_standbys,
+	(SELECT string_agg(n.name, ', ' ORDER BY n.name) FROM aidb.member m JOIN aidb.node n USING (node_id)
+		WHERE m.group_id = g.group_id AND m.role = 'cache') AS caches
 FROM aidb.node_group g JOIN aidb.node p ON p.node_id = g.primary_id LEFT JOIN aidb.node i ON i.node_id = g.in_sync_id
 ORDER BY g.name;
 
@@ -414,7 +422,7 @@ CREATE VIEW events AS
 SELECT at, severity, group_name AS "group", node_name AS node, message FROM aidb.event ORDER BY event_id;
 
 REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remove_node(text), add_group(text, text, boolean, float8),
-	add_replica(text, text), remove_replica(text, text), failover(text, text, boolean),
+	add_replica(text, text, text), remove_replica(text, text), failover(text, text, boolean),
 	group_compare_and_set(integer, bigint, bigint, integer, integer), lease(text, integer), announce(), announce_event(), map_changed(),
 	slot_placement(integer[], float8[]), finish_transactions(), check_locale(text, text, text), partial_int2(int2),
 	partial_int4(int4), partial_int8(int8), partial_numeric(numeric), partial_float4(float4), partial_float8(float8),

@@ -23,7 +23,8 @@ static const char help[] =
 	"  node remove NAME\n"
 	"  group list\n"
 	"  group add NAME NODE           a group with this primary\n"
-	"  replica add GROUP NODE        the node is copied, and follows the primary\n"
+	"  replica add GROUP NODE        a standby: the node is copied, and follows the primary\n"
+	"  replica add GROUP NODE cache  a caching read node: it remembers rows\n"
 	"  replica remove GROUP NODE\n"
 	"  slots                         which group keeps how many of the 256 slots, and which\n"
 	"  failover GROUP                the in-sync standby becomes the primary; nothing is lost\n"
@@ -52,7 +53,7 @@ typedef struct command {
 
 #define GROUPS                                                                                                         \
 	"SELECT name, epoch, \"primary\", coalesce(in_sync, '-') AS in_sync, coalesce(other_standbys, '-') AS "            \
-	"other_standbys FROM aidb.groups"
+	"other_standbys, coalesce(caches, '-') AS caches FROM aidb.groups"
 #define NODES                                                                                                          \
 	"SELECT name, coalesce(\"group\", '-') AS \"group\", coalesce(role, '-') AS role, state, detail, conninfo FROM "   \
 	"aidb.nodes"
@@ -81,6 +82,10 @@ static const command commands[] = {
 	 .arguments = 2,
 	 .sql = "SELECT aidb.add_replica($1, $2)",
 	 .done = "the coordinator has the node copied; see: aidb-admin status"},
+	{.words = {"replica", "add"},
+	 .arguments = 3,
+	 .sql = "SELECT aidb.add_replica($1, $2, $3)",
+	 .done = "the coordinator has the node follow; see: aidb-admin status"},
 	{.words = {"replica", "remove"},
 	 .arguments = 2,
 	 .sql = "SELECT aidb.remove_replica($1, $2)",

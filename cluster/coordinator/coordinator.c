@@ -18,6 +18,7 @@
 #define TEXT_BYTES 512u
 #define CATALOG_TIMEOUT_MS 3000u
 #define FINISH_INTERVAL_MS 5000
+#define FOLLOW_INTERVAL_MS 2000u
 #define FINISH_TIMEOUT_MS 60000
 #define READ_INTERVAL_MS 2000u
 #define MAX_ANSWERS 64u
@@ -37,6 +38,9 @@ typedef struct node {
 	aidb_member_report report;
 	char in_sync[NAME_BYTES];     /* the slot that its commits wait for */
 	char upstream[ADDRESS_BYTES]; /* of whom it follows */
+	char role[NAME_BYTES];        /* as it says */
+	uint32_t cache_of;            /* the group whose rows it is to remember; 0: it is no caching read node */
+	uint64_t follow_at_ms;        /* not before that is it told again whom to follow */
 	bool seen;                    /* in the catalog that is being read */
 } node;
 
@@ -204,9 +208,9 @@ static bool flag_in(const PGresult *result, const char *column) {
 }
 
 static void take_status(node *of, const PGresult *result, char *state, size_t state_size) {
-	char role[NAME_BYTES];
+	char *role = of->role;
 
-	copy_value(result, "role", role, sizeof(role));
+	copy_value(result, "role", role, sizeof(of->role));
 	copy_value(result, "state", state, state_size);
 	copy_value(result, "in_sync", of->in_sync, sizeof(of->in_sync));
 	copy_value(result, "upstream", of->upstream, sizeof(of->upstream));
@@ -281,6 +285,7 @@ static void take_node(aidb_coordinator *self, const PGresult *result, int row) {
 		of->actions = aidb_link_create(of->conninfo, "aidb_coordinator");
 	}
 	of->seen = true;
+	of->cache_of = (uint32_t)strtoul(PQgetvalue(result, row, 3), NULL, 10);
 }
 
 static void nodes_read(void *argument, const PGresult *result, const char *error) {
@@ -389,12 +394,15 @@ static void groups_read(void *argument, const PGresult *result, const char *erro
 static void read_catalog(aidb_coordinator *self, uint64_t now) {
 	self->reading = true;
 	self->read_at_ms = now + READ_INTERVAL_MS;
-	(void)aidb_link_send(self->catalog, "SELECT node_id, name, conninfo FROM aidb.node", 0, NULL, CATALOG_TIMEOUT_MS,
-						 now, nodes_read, self);
+	(void)aidb_link_send(
+		self->catalog,
+		"SELECT node_id, name, conninfo, CASE role WHEN 'cache' THEN group_id ELSE 0 END FROM aidb.node"
+		" LEFT JOIN aidb.member USING (node_id)",
+		0, NULL, CATALOG_TIMEOUT_MS, now, nodes_read, self);
 	if (!aidb_link_send(self->catalog,
 						"SELECT g.group_id, name, version, epoch, primary_id, coalesce(in_sync_id, 0), synchronous, "
 						"coalesce(wanted_id, 0),"
-						" allow_data_loss, array_agg(node_id ORDER BY node_id)"
+						" allow_data_loss, array_agg(node_id ORDER BY node_id) FILTER (WHERE role <> 'cache')"
 						" FROM aidb.node_group g JOIN aidb.member USING (group_id) GROUP BY g.group_id",
 						0, NULL, CATALOG_TIMEOUT_MS, now, groups_read, self)) {
 		self->reading = false;
@@ -620,6 +628,34 @@ static void tell_stuck(group *of) {
 	}
 }
 
+static void cache_told(void *argument, const PGresult *result, const char *error) {
+	node *of = argument;
+
+	if (result == NULL) {
+		fprintf(stderr, "node %s cannot be made a caching read node: %s\n", of->name, error);
+	}
+}
+
+/* A caching read node follows whoever is the primary of its group. */
+static void see_to_cache(node *of, uint64_t now) {
+	group *with = of->cache_of == 0 ? NULL : group_with(of->owner, of->cache_of);
+	const node *primary = with == NULL ? NULL : node_of(of->owner, with->state.record.primary);
+	bool is_cache = strcmp(of->role, "cache") == 0;
+	const char *values[3];
+
+	if (primary == NULL || !of->report.up || !primary->report.up || now < of->follow_at_ms || !leads(of->owner, now) ||
+		!aidb_link_is_idle(of->actions) || (is_cache && strcmp(of->upstream, primary->address) == 0)) {
+		return;
+	}
+	of->follow_at_ms = now + FOLLOW_INTERVAL_MS;
+	values[0] = primary->conninfo;
+	values[1] = of->name;
+	values[2] = is_cache || strcmp(of->role, "alone") == 0 ? "false" : "true";
+	tell(of->owner, "info", with, of, "group %s: node %s remembers rows of %s", with->name, of->name, primary->name);
+	(void)aidb_link_send(of->actions, "SELECT aidb.follow($1, $2, 'cache', discard => $3)", 3, values,
+						 of->owner->options->timeout_ms, now, cache_told, of);
+}
+
 static void act(group *of, uint64_t now) {
 	aidb_coordinator *self = of->owner;
 	statement made = {.count = 0};
@@ -742,6 +778,7 @@ void aidb_coordinator_step(aidb_coordinator *self) {
 
 		if (of->id != 0 && of->probes != NULL && of->actions != NULL) {
 			probe(of, now);
+			see_to_cache(of, now);
 			aidb_link_step(of->probes, now);
 			aidb_link_step(of->actions, now);
 		}

@@ -95,8 +95,8 @@ start_coordinator('first');
 my $in_sync = "SELECT \"primary\", in_sync IS NOT NULL FROM aidb.groups";
 wait_for($in_sync, 'a|t');
 pass('the standbys are copied, and one is in sync');
-like((admin('status'))[1], qr/^Groups\nname  epoch  primary  in_sync  other_standbys\none       1  a        [bc]        [bc]\n\nNodes\n.*^a     one    primary          up/ms, 'the status says so');
-like((admin('group', 'list', '--json'))[1], qr/^\[\n  \{"name": "one", "epoch": 1, "primary": "a", "in_sync": "[bc]", "other_standbys": "[bc]"\}\n\]\n$/, 'also for programs');
+like((admin('status'))[1], qr/^Groups\nname  epoch  primary  in_sync  other_standbys  caches\none       1  a        [bc]        [bc]               -\n\nNodes\n.*^a     one    primary          up/ms, 'the status says so');
+like((admin('group', 'list', '--json'))[1], qr/^\[\n  \{"name": "one", "epoch": 1, "primary": "a", "in_sync": "[bc]", "other_standbys": "[bc]", "caches": "-"\}\n\]\n$/, 'also for programs');
 $node{a}->safe_psql('postgres', 'CREATE FOREIGN TABLE item (id int PRIMARY KEY, v text) SERVER aidb');
 like(error_of($node{a}, 'BEGIN; CREATE TEMP TABLE t (); INSERT INTO item VALUES (1); COMMIT'), qr/0A000.*something else/s, 'commits wait for it');
 
@@ -138,6 +138,24 @@ for my $round (1 .. 3) {
 	wait_for($in_sync, "$standby|t");
 	wait_for("SELECT count(*) FROM aidb.nodes WHERE state = 'up' AND role LIKE '%standby'", '2');
 }
+
+# ---- A caching read node -------------------------------------------------------------------------------------------------
+
+# It follows whoever is the primary.
+$node{d} = AidbNode->launch('d', conf => 'aidb.row_cache = 8MB');
+admin('node', 'add', 'd', conninfo_of($node{d}));
+is((admin('replica', 'add', 'one', 'd', 'dance'))[0], 1, 'a role is a role');
+is((admin('replica', 'add', 'one', 'd', 'cache'))[0], 0, 'a caching read node');
+$node{d}->poll_query_until('postgres', "SELECT role = 'cache' AND state = 'streaming' FROM aidb.node_status()") or die 'no cache';
+is($node{d}->safe_psql('postgres', 'SELECT v FROM item WHERE id = -1'), 'after', 'remembers rows');
+like(error_of($catalog, "SELECT aidb.failover('one', 'd', true)"), qr/55000.*is a caching read node/s, 'and is never the primary');
+my ($before) = split /\|/, ask('SELECT "primary", in_sync FROM aidb.groups');
+ask("SELECT aidb.failover('one')");
+wait_for("SELECT \"primary\" <> '$before' AND in_sync IS NOT NULL FROM aidb.groups", 't');
+my ($after) = split /\|/, ask('SELECT "primary", in_sync FROM aidb.groups');
+$node{$after}->safe_psql('postgres', "UPDATE item SET v = 'changed' WHERE id = -1");
+$node{d}->poll_query_until('postgres', "SELECT state = 'streaming' AND upstream LIKE '%" . $node{$after}->port . "' FROM aidb.node_status()") or die 'it does not follow';
+is($node{d}->safe_psql('postgres', 'SELECT v FROM item WHERE id = -1'), 'changed', 'it follows a new primary');
 
 # ---- Another coordinator ----------------------------------------------------------------------------------------------
 
