@@ -23,6 +23,9 @@ PG_FUNCTION_INFO_V1(router_sql_slot_placement);
 #define READ_GROUPS                                                                                                    \
 	"SELECT g.group_id, g.epoch, g.name, n.name, n.conninfo FROM aidb.node_group g"                                    \
 	" JOIN aidb.node n ON n.node_id = g.primary_id ORDER BY g.group_id"
+#define READ_READERS                                                                                                   \
+	"SELECT m.group_id, m.role = 'cache', n.name, n.conninfo FROM aidb.member m JOIN aidb.node n USING (node_id)"      \
+	" JOIN aidb.node_group g USING (group_id) WHERE n.node_id <> g.primary_id AND n.state = 'up' ORDER BY n.node_id"
 #define READ_SLOTS "SELECT slot, group_id FROM aidb.slot ORDER BY slot"
 
 static router_map *map;
@@ -108,6 +111,25 @@ const router_group *router_map_group(const router_map *of, int id) {
 	return NULL;
 }
 
+static void read_readers(router_map *into) {
+	run(READ_READERS);
+	for (uint64 i = 0; i < SPI_processed; i++) {
+		router_group *group = (router_group *)router_map_group(into, DatumGetInt32(column(i, 1)));
+		router_reader *reader;
+
+		if (group == NULL) {
+			continue;
+		}
+		if (group->readers == NULL) {
+			group->readers = MemoryContextAllocZero(map_context, SPI_processed * sizeof(router_reader));
+		}
+		reader = &group->readers[group->reader_count++];
+		reader->is_cache = DatumGetBool(column(i, 2));
+		strlcpy(reader->name, text_column(i, 3), NAMEDATALEN);
+		reader->conninfo = text_column(i, 4);
+	}
+}
+
 static void read_slots(router_map *into) {
 	uint64 placed = 0;
 
@@ -147,6 +169,7 @@ static void read_map(void) {
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
 	SPI_connect();
 	read_groups(read);
+	read_readers(read);
 	read_slots(read);
 	SPI_finish();
 	SetUserIdAndSecContext(user, security);

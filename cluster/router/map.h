@@ -10,12 +10,21 @@
 #include "placement/ring.h"
 #include "placement/slot.h"
 
+/* A replica of a group that may be read from. */
+typedef struct router_reader {
+	bool is_cache;
+	char name[NAMEDATALEN];
+	char *conninfo;
+} router_reader;
+
 typedef struct router_group {
 	int id;
 	int64 epoch;
 	char name[NAMEDATALEN];
 	char node[NAMEDATALEN]; /* its primary */
 	char *conninfo;         /* of that */
+	int reader_count;       /* of its replicas, those that are up */
+	router_reader *readers;
 } router_group;
 
 typedef struct router_map {

@@ -198,7 +198,9 @@ static void deliver(router_stream *stream, const PGresult *result) {
 /* ---- Asking ----------------------------------------------------------------------------------------------- */
 
 static void send(source *to, const router_group *group) {
-	router_query(router_session_open(group), &to->scan->statement, to->scan->plan.locks, &to->stream);
+	router_session *session = to->scan->plan.locks ? router_session_open(group) : router_session_open_reader(group);
+
+	router_query(session, &to->scan->statement, to->scan->plan.locks, &to->stream);
 }
 
 /* The connection was lost before it brought anything: the group's primary, whoever it is now, is asked again. */

@@ -21,7 +21,9 @@
 #define DRAIN_TIMEOUT_MS 5000
 #define MAX_PREPARED 256         /* statements of a session; with more, the connection is made anew */
 #define MAX_QUEUED_BYTES 0x40000 /* what waits to be sent */
-#define MAX_OUTSTANDING 64       /* statements without an answer, while more are queued */
+#define TOKEN_BYTES 48
+#define AVOID_MS 2000      /* how long a replica that was of no use is not asked */
+#define MAX_OUTSTANDING 64 /* statements without an answer, while more are queued */
 
 typedef enum entry_kind { ENTRY_COMMAND, ENTRY_QUERY, ENTRY_SYNC } entry_kind;
 
@@ -59,11 +61,15 @@ struct router_session {
 	int entry_count;
 	PGresult *result; /* the last that came; kept until the next, since who looks at it may raise */
 
-	int level;            /* nested transactions that the node has: 0 none, 1 BEGIN, 2 and more savepoints */
-	bool failed;          /* the node has reported an error, and skips what else was sent */
-	bool draining;        /* a transaction was aborted: answers to come mean nothing */
-	bool broken;          /* the connection was lost within the transaction */
-	bool wrote;           /* this transaction */
+	int level;               /* nested transactions that the node has: 0 none, 1 BEGIN, 2 and more savepoints */
+	bool failed;             /* the node has reported an error, and skips what else was sent */
+	bool draining;           /* a transaction was aborted: answers to come mean nothing */
+	bool broken;             /* the connection was lost within the transaction */
+	bool wrote;              /* this transaction */
+	bool is_reader;          /* of a replica */
+	TimestampTz avoid_until; /* a replica that was of no use */
+	char token[TOKEN_BYTES]; /* the last commit of this process at the primary; at a replica, what it waits for */
+	router_stream token_stream;
 	bool commits;         /* what is sent commits by itself: without an answer nobody knows */
 	char prepared_as[96]; /* the remote transaction is prepared under this name; empty: it is not */
 
@@ -79,7 +85,17 @@ static const struct config_enum_entry multi_group_names[] = {
 	{NULL, 0, false},
 };
 
+typedef enum read_from { READ_FROM_PRIMARY, READ_FROM_STANDBY, READ_FROM_CACHE } read_from;
+
+static const struct config_enum_entry read_from_names[] = {
+	{"primary", READ_FROM_PRIMARY, false},
+	{"standby", READ_FROM_STANDBY, false},
+	{"cache", READ_FROM_CACHE, false},
+	{NULL, 0, false},
+};
+
 static List *sessions; /* in TopMemoryContext */
+static int reads_from = READ_FROM_PRIMARY;
 static int failover_timeout_ms = 15000;
 static int node_timeout_ms = 10000;
 static int multi_group_writes = MULTI_GROUP_REFUSE;
@@ -229,6 +245,9 @@ static void lose(router_session *session, char *reason) {
 		}
 	}
 	session->broken = session->level > 0;
+	if (session->is_reader) {
+		session->avoid_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), AVOID_MS);
+	}
 	forget_connection(session);
 	router_map_forget();
 	if (!repeatable) {
@@ -322,7 +341,11 @@ static void begin(router_session *session) {
 /* ---- Receiving -------------------------------------------------------------------------------------------- */
 
 /* An error of which another attempt may not hear: the node is not the primary (any more), or is being shut down. */
-static bool is_about_node(int sqlstate) {
+static bool is_about_node(const router_session *session, int sqlstate) {
+	if (session->is_reader &&
+		(sqlstate == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE || sqlstate == ERRCODE_UNDEFINED_TABLE)) {
+		return true; /* a replica that is not as far */
+	}
 	return sqlstate == AIPG_ERRCODE_WRONG_EPOCH || sqlstate == ERRCODE_ADMIN_SHUTDOWN ||
 		   sqlstate == ERRCODE_CRASH_SHUTDOWN || sqlstate == ERRCODE_CANNOT_CONNECT_NOW ||
 		   sqlstate == ERRCODE_CONNECTION_FAILURE;
@@ -330,7 +353,7 @@ static bool is_about_node(int sqlstate) {
 
 static void take_error(router_session *session, const char *sql) {
 	session->failed = true;
-	if (is_about_node(sqlstate_of(session))) {
+	if (is_about_node(session, sqlstate_of(session))) {
 		lose(session, pchomp(PQresultErrorMessage(session->result)));
 	} else if (!session->draining) {
 		report_result(session, sql != NULL ? sql : "");
@@ -351,7 +374,7 @@ static void take_end(router_session *session, ExecStatusType status) {
 		forget_prepared(session, head->sql);
 	}
 	if (head->kind != ENTRY_SYNC) { /* else it was the commit that failed, and the sync is still to come */
-		if (error && is_about_node(sqlstate_of(session))) {
+		if (error && is_about_node(session, sqlstate_of(session))) {
 			take_error(session, sql); /* as long as its reader is known */
 			return;
 		}
@@ -451,20 +474,23 @@ static void drain(router_session *session) {
 
 /* ---- Opening ---------------------------------------------------------------------------------------------- */
 
-static router_session *find_session(int group_id) {
+/* With the primary of the group, or (a name) with one of its replicas. */
+static router_session *find_session(int group_id, const char *reader) {
 	MemoryContext caller;
 	router_session *session;
 	ListCell *cell;
 
 	foreach(cell, sessions) {
 		session = lfirst(cell);
-		if (session->group_id == group_id) {
+		if (session->group_id == group_id && session->is_reader == (reader != NULL) &&
+			(reader == NULL || strcmp(session->node, reader) == 0)) {
 			return session;
 		}
 	}
 	caller = MemoryContextSwitchTo(TopMemoryContext);
 	session = palloc0(sizeof(router_session));
 	session->group_id = group_id;
+	session->is_reader = reader != NULL;
 	session->context = AllocSetContextCreate(TopMemoryContext, "aidb router session", ALLOCSET_DEFAULT_SIZES);
 	session->queue = router_write_queue_create(TopMemoryContext);
 	dlist_init(&session->entries);
@@ -528,7 +554,7 @@ static bool is_usable(router_session *session, const router_group *group) {
 }
 
 router_session *router_session_open(const router_group *group) {
-	router_session *session = find_session(group->id);
+	router_session *session = find_session(group->id, NULL);
 
 	if (session->broken) {
 		report_loss(session, "It was lost earlier in this transaction.");
@@ -545,8 +571,76 @@ router_session *router_session_open(const router_group *group) {
 	return session;
 }
 
-const char *router_session_group(const router_session *session) {
-	return session->group;
+/* A replica to read from; NULL: there is none, or none that is of use now. */
+static const router_reader *choose_reader(const router_group *group) {
+	for (int i = 0; i < group->reader_count; i++) {
+		const router_reader *reader = &group->readers[(MyProcPid + i) % group->reader_count];
+		const router_session *session;
+
+		if (reader->is_cache == (reads_from == READ_FROM_CACHE)) {
+			session = find_session(group->id, reader->name);
+			if (session->avoid_until <= GetCurrentTimestamp()) {
+				return reader;
+			}
+		}
+	}
+	return NULL;
+}
+
+/* False when it cannot be reached. */
+static bool connect_reader(router_session *session, const router_group *group, const router_reader *reader) {
+	router_group as_group = *group;
+	char *error;
+
+	as_group.epoch = 0; /* it is not the primary, and not asked whether it is */
+	as_group.conninfo = reader->conninfo;
+	strlcpy(as_group.node, reader->name, NAMEDATALEN);
+	if (session->draining) {
+		drain(session);
+	}
+	if (session->connection != NULL && session->entry_count == 0 && !is_usable(session, &as_group)) {
+		forget_connection(session);
+	}
+	if (session->connection == NULL) {
+		set_group(session, &as_group);
+		session->token[0] = '\0';
+		session->connection = router_connect(&as_group, CONNECT_TIMEOUT_MS, &error);
+		if (session->connection == NULL) {
+			session->avoid_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), AVOID_MS);
+			return false;
+		}
+		session->waits = router_connection_waits(session->connection, TopMemoryContext);
+	}
+	return true;
+}
+
+/* The replica is to wait for what this process has committed last. */
+static void pass_token(router_session *reader, const router_session *primary) {
+	if (strcmp(reader->token, primary->token) != 0) {
+		strlcpy(reader->token, primary->token, TOKEN_BYTES);
+		send_command(reader, psprintf("SET aidb.read_token = '%s'", reader->token));
+	}
+}
+
+router_session *router_session_open_reader(const router_group *group) {
+	router_session *primary = find_session(group->id, NULL);
+	const router_reader *reader = NULL;
+	router_session *session;
+
+	if (reads_from != READ_FROM_PRIMARY && !IsolationUsesXactSnapshot() && primary->level == 0 &&
+		router_write_queue_is_empty(primary->queue)) {
+		reader = choose_reader(group);
+	}
+	if (reader == NULL) {
+		return router_session_open(group);
+	}
+	session = find_session(group->id, reader->name);
+	strlcpy(session->node, reader->name, NAMEDATALEN);
+	if (!connect_reader(session, group, reader)) {
+		return router_session_open_reader(group);
+	}
+	pass_token(session, primary);
+	return session;
 }
 
 /* ---- Queries ---------------------------------------------------------------------------------------------- */
@@ -630,7 +724,7 @@ void router_streams_wait(router_stream *const *streams, int count) {
 
 void router_retry(int group_id, TimestampTz since) {
 	if (TimestampDifferenceExceeds(since, GetCurrentTimestamp(), failover_timeout_ms)) {
-		report_loss(find_session(group_id), "No other node has taken its place in time.");
+		report_loss(find_session(group_id, NULL), "No other node has taken its place in time.");
 	}
 	pause_briefly();
 	router_map_forget();
@@ -786,6 +880,21 @@ void router_commit_in_two_phases(void) {
 	ForceSyncCommit();
 }
 
+static void note_token(router_stream *stream, const PGresult *row) {
+	strlcpy(stream->session->token, PQgetvalue(row, 0, 0), TOKEN_BYTES);
+}
+
+/* After a commit: what a later read of this process on a replica has to wait for. */
+static void ask_for_token(router_session *session) {
+	static const router_statement statement = {.sql = "SELECT aidb.token()", .prepare = true};
+
+	if (reads_from != READ_FROM_PRIMARY && session->wrote) {
+		session->token_stream = (router_stream){.session = session, .deliver = note_token};
+		send_statement(session, &statement, ENTRY_QUERY)->stream = &session->token_stream;
+		send_sync(session);
+	}
+}
+
 /* The only one that has anything to commit, and has not begun yet. */
 static router_session *only_writer(void) {
 	router_session *only = NULL;
@@ -804,6 +913,11 @@ static router_session *only_writer(void) {
 	return only;
 }
 
+static void send_commit(router_session *session) {
+	session->commits = session->wrote;
+	send_command(session, "COMMIT");
+}
+
 static void end_on_all(void (*send)(router_session *session)) {
 	ListCell *cell;
 
@@ -813,6 +927,9 @@ static void end_on_all(void (*send)(router_session *session)) {
 		if (session->level > 0) {
 			send(session);
 			send_sync(session);
+			if (send == send_commit) {
+				ask_for_token(session);
+			}
 		}
 	}
 	foreach(cell, sessions) {
@@ -824,11 +941,6 @@ static void end_on_all(void (*send)(router_session *session)) {
 			session->commits = false;
 		}
 	}
-}
-
-static void send_commit(router_session *session) {
-	session->commits = session->wrote;
-	send_command(session, "COMMIT");
 }
 
 char *router_prepared_prefix(void) {
@@ -863,6 +975,7 @@ static void pre_commit(void) {
 		reconnect(only);
 		only->commits = true;
 		send_queued(only);
+		ask_for_token(only);
 		receive_all(only);
 		only->commits = false;
 		return;
@@ -1049,6 +1162,11 @@ void router_session_init(void) {
 		"\"refuse\": it fails; \"separately\": each group's part commits for itself, so that after "
 		"a failure some may be there and others not.",
 		&multi_group_writes, MULTI_GROUP_REFUSE, multi_group_names, PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable(
+		"aidb.read_from", "Where tables of the cluster are read.",
+		"\"standby\" and \"cache\": at a replica of each group, where there is one; it sees what this "
+		"session has committed, and otherwise may be behind.",
+		&reads_from, READ_FROM_PRIMARY, read_from_names, PGC_USERSET, 0, NULL, NULL, NULL);
 	RegisterXactCallback(on_transaction, NULL);
 	RegisterSubXactCallback(on_subtransaction, NULL);
 }

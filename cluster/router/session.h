@@ -1,5 +1,5 @@
 /*
- * session.h: a backend's connections to the primaries of the groups, one each, and the transactions on them.
+ * session.h: a backend's connections to the primaries of the groups, one each, and the transactions on them; and to replicas, to read from.
  *
  * Statements go out in libpq's pipeline mode: what has to precede one (BEGIN, SAVEPOINT, PREPARE, writes that wait to be sent)
  * travels with it, in one round trip. Answers come in the order of the statements; whoever waits for his own takes in what is
@@ -38,7 +38,12 @@ extern void router_session_init(void);
  * meanwhile; then raises 08001. `group` may be gone afterwards.
  */
 extern router_session *router_session_open(const router_group *group);
-extern const char *router_session_group(const router_session *session);
+/*
+ * A session to read from: by aidb.read_from with a replica of the group, else with its primary. Always the primary when this
+ * transaction has written there, or goes by one snapshot. A replica that cannot be reached is passed over for a while. It waits
+ * for what this session has committed to the group before.
+ */
+extern router_session *router_session_open_reader(const router_group *group);
 
 /* Sends a query. `locks`: within the remote transaction, since it locks rows. */
 extern void router_query(router_session *session, const router_statement *statement, bool locks, router_stream *stream);

@@ -162,6 +162,38 @@ $node{a}->safe_psql('postgres', "BEGIN; CREATE TABLE left_$_ (); PREPARE TRANSAC
 is(ask('SELECT aidb.finish_transactions()'), '2', 'transactions that were left prepared');
 is($node{a}->safe_psql('postgres', "SELECT string_agg(relname, ' ') FROM pg_class WHERE relname LIKE 'left%'"), "left_$committed", 'are ended');
 
+# ---- Replicas --------------------------------------------------------------------------------------------------------
+
+# Reads go to replicas where there are some, see what the session has committed, and do without a replica that is away.
+my %replica = map { $_ => AidbNode->launch($_, conf => 'aidb.row_cache = 8MB') } qw(s k);
+for my $of ([ s => 'standby' ], [ k => 'cache' ]) {
+	my ($name, $role) = @$of;
+	$replica{$name}->safe_psql('postgres', "SELECT aidb.follow('host=" . $node{a}->host . ' port=' . $node{a}->port . " dbname=postgres', '$name', '$role')");
+	$replica{$name}->poll_query_until('postgres', "SELECT state = 'streaming' FROM aidb.node_status()") or die;
+	ask("SELECT aidb.add_node('$name', 'host=" . $replica{$name}->host . ' port=' . $replica{$name}->port . " dbname=postgres'), aidb.add_replica('ga', '$name', '$role')");
+	ask("UPDATE aidb.node SET state = 'up' WHERE name = '$name'");
+}
+my $mine = $node{a}->safe_psql('postgres', 'SELECT min(id) FROM item WHERE id > 100');
+for my $of ([ s => 'standby' ], [ k => 'cache' ]) {
+	my ($name, $role) = @$of;
+	my $reader = AidbSession->connect($catalog);
+	$reader->run("SET aidb.read_from = '$role'");
+	for my $round (1 .. 20) {
+		$reader->run("UPDATE item SET v = '$role $round' WHERE id = $mine");
+		my ($v) = $reader->rows("SELECT v FROM item WHERE id = $mine");
+		is($v, "$role $round", "a session sees at the $role what it has written") if $v ne "$role $round" || $round == 20;
+	}
+	is(join('', $reader->rows('SELECT count(*) FROM item')), ask('SELECT count(*) FROM item'), 'a scan over all groups');
+	my $at = $replica{$name}->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'aidb router'");
+	cmp_ok($at, '>', 0, "reads are at the $role");
+	$reader->run("BEGIN; UPDATE item SET v = 'own' WHERE id = $mine");
+	is(join('', $reader->rows("SELECT v FROM item WHERE id = $mine")), 'own', 'not in the middle of a transaction that writes');
+	$reader->run('ROLLBACK');
+	$replica{$name}->crash;
+	is(join('', $reader->rows("SELECT v FROM item WHERE id = $mine")), "$role 20", 'without it the primary is read');
+	ask("SELECT aidb.remove_replica('ga', '$name')");
+}
+
 # ---- Nodes that are away ----------------------------------------------------------------------------------------------
 
 my $short = 'SET aidb.failover_timeout = 300; SET aidb.node_timeout = 300;';
