@@ -237,7 +237,7 @@ demo: ## from nothing: deps, install, a server with sample data, shown at work
 demo-run: install
 	@PG_CONFIG='$(PG_CONFIG)' demo/run
 
-demo-cluster: install ## three groups of two servers: rows spread over them, SQL over all, a failover; removes itself
+demo-cluster: install ## three groups of three servers: rows spread over them, SQL over all, a failover; removes itself
 	@PG_CONFIG='$(PG_CONFIG)' PREFIX='$(PREFIX)' demo/cluster
 
 demo-stop: ## stop the demo server and remove its data
