@@ -229,7 +229,7 @@ sub numbers_of {
 
 # Waits until there was enough work since the server started, and some more by chance.
 sub wait_for_work {
-	my $session = AidbSession->connect_until($node);
+	my ($session) = @_;
 	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 	my ($flushes, $compactions) = ($least_flushes + int rand 3, $least_compactions + int rand 2);
 	my %number;
@@ -240,15 +240,18 @@ sub wait_for_work {
 	return %number;
 }
 
-# Kills the postmaster with all others, or one other process of the server, which makes the postmaster end all of them.
+# Kills the postmaster with all others, or one other process of the server, which makes the postmaster end all of them. Not the
+# backend of the session that watches: it may be gone before it is killed, and nothing would happen.
 sub kill_something {
+	my ($watcher) = @_;
 	if (rand() < 0.3) {
 		$node->crash;
 		$node->start;
 		return 'postmaster';
 	}
-	my @processes = split /\n/, $node->safe_psql('postgres', <<'SQL');
-SELECT pid, backend_type FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type IN
+	my ($spared) = $watcher->rows('SELECT pg_backend_pid()');
+	my @processes = split /\n/, $node->safe_psql('postgres', <<"SQL");
+SELECT pid, backend_type FROM pg_stat_activity WHERE pid NOT IN (pg_backend_pid(), $spared) AND backend_type IN
 	('client backend', 'aidb flusher', 'aidb compactor', 'aidb logger', 'checkpointer', 'walwriter')
 SQL
 	my ($pid, $type) = split /\|/, $processes[rand @processes];
@@ -264,8 +267,9 @@ END {
 
 for my $round (1 .. $rounds) {
 	@background = ((map { in_background(\&write_on, $_, $round) } 1 .. $writers), map { in_background(\&read_on) } 1 .. 2);
-	my %number = wait_for_work();
-	my $victim = kill_something();
+	my $watcher = AidbSession->connect_until($node);
+	my %number = wait_for_work($watcher);
+	my $victim = kill_something($watcher);
 	waitpid $_, 0 for @background;
 	@background = ();
 	my ($acknowledged, @wrong) = check();
