@@ -148,8 +148,8 @@ static bool copy_part(following *self, char **last, uint64 *rows) {
 	{
 		aipg_apply_rows(bytes_of(result, 0));
 		*rows += (uint64)number_of(result, 1);
-		more = PQgetisnull(result, 0, 2) == 0;
-		if (more && is_wanted(self, bytes_of(result, 2))) {
+		more = PQgetisnull(result, 0, 2) == 0 && is_wanted(self, bytes_of(result, 2));
+		if (more) {
 			char *key = hexadecimal(bytes_of(result, 2));
 
 			*last = MemoryContextStrdup(TopMemoryContext, key);

@@ -41,6 +41,8 @@ GRANT USAGE ON SCHEMA aidb TO reader;
 GRANT EXECUTE ON FUNCTION aidb.stream_open, aidb.stream_read, aidb.clone_read, aidb.rows_get, aidb.rows_scan TO reader;
 CREATE FOREIGN TABLE item (id int PRIMARY KEY, v text, n int DEFAULT 0) SERVER aidb;
 INSERT INTO item SELECT i, 'value ' || i FROM generate_series(1, 20000) i;
+CREATE FOREIGN TABLE large (id int PRIMARY KEY, v text) SERVER aidb;
+INSERT INTO large SELECT i, repeat('x', 100) FROM generate_series(1, 30000) i; -- more than one part of a copy
 SELECT aidb.put('space', 'k', 'v');
 SELECT aidb.become_primary();
 SQL
@@ -58,6 +60,8 @@ is(number('hits'), '2', 'is remembered, too');
 is(current('SELECT count(*), sum(id) FROM item'), '20000|200010000', 'a scan');
 is(current('SELECT id FROM item WHERE id BETWEEN 10 AND 12 ORDER BY id DESC'), "12\n11\n10", 'a range, backwards');
 is(current('SELECT v FROM item WHERE id IN (3, 7, 99999)'), "value 3\nvalue 7", 'several');
+is(current('SELECT count(*), sum(length(v)) FROM large'), '30000|3000000', 'a scan of many chunks');
+is(current('SELECT id FROM large ORDER BY id DESC LIMIT 2'), "30000\n29999", 'the end of it');
 is(current("SELECT convert_from(aidb.get('space', 'k'), 'UTF8')"), 'v', 'a key space');
 is(current('SELECT count(*) FROM item a JOIN item b ON a.id = b.id WHERE a.id < 20'), '19', 'a join');
 like(error_of($cache, 'INSERT INTO item VALUES (0)'), qr/25006.*on a cache.*Connect to the primary at/s, 'no writes');
