@@ -31,6 +31,7 @@ SPEAKS_LIBPQ := cluster/% test/% bench/%
 
 VERSION := 1.0
 SONAME := libaidb.so.1
+CLIENT_SONAME := libaidb_client.so.1
 
 # Objects and programs stand below $(BUILD) at the path of their source.
 object = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(1)))
@@ -39,6 +40,8 @@ ENGINE_OBJECTS := $(call object,engine/base/*.c engine/host/*.c engine/format/*.
 # Of the extension, what is not PostgreSQL's and can be tested alone.
 FORMAT_OBJECTS := $(call object,src/replication/*_format.c)
 CLUSTER_OBJECTS := $(call object,cluster/placement/*.c cluster/control/*.c cluster/client/*.c)
+# Of it, what programs that use the cluster are linked with.
+CLIENT_OBJECTS := $(filter-out %/link.o,$(call object,cluster/client/*.c)) $(BUILD)/cluster/placement/slot.o
 COORDINATOR := $(BUILD)/aidb_coordinator
 COORDINATOR_OBJECTS := $(call object,cluster/coordinator/*.c)
 ADMIN := $(BUILD)/aidb-admin
@@ -52,9 +55,10 @@ BENCH_PROGRAMS := $(call program,bench/*.c)
 FUZZ_PROGRAMS := $(call program,fuzz/*.c)
 DIFFERENTIAL_PROGRAM := $(BUILD)/test/differential/differential
 DIFFERENTIAL_OBJECTS := $(call object,test/differential/*.c)
-SERVER_PROGRAMS := $(HISTORY_PROGRAM) $(DIFFERENTIAL_PROGRAM)
+CLIENT_PROGRAM := $(BUILD)/test/client/client
+SERVER_PROGRAMS := $(HISTORY_PROGRAM) $(DIFFERENTIAL_PROGRAM) $(CLIENT_PROGRAM)
 PROGRAM_OBJECTS := $(addsuffix .o,$(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(FUZZ_PROGRAMS)) $(HISTORY_OBJECTS) \
-	$(DIFFERENTIAL_OBJECTS)
+	$(DIFFERENTIAL_OBJECTS) $(CLIENT_PROGRAM).o
 
 # Builds for tests only: what tests them on a server makes a copy of it, with them installed.
 FOR_TESTS := $(or $(SANITIZE),$(ASSERT))
@@ -73,7 +77,7 @@ SOURCES = $(wildcard $(foreach dir,engine/*/ src/ src/*/ cluster/*/ test/*/ benc
 .DEFAULT_GOAL := help
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: help deps all engine extension install uninstall tests check installcheck installcheck-sanitized test soak \
+.PHONY: help deps all engine client extension install uninstall tests check installcheck installcheck-sanitized test soak \
 	demo demo-run demo-cluster demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz \
 	fuzz-run clean installable needs-server server-copy FORCE
 
@@ -85,9 +89,11 @@ deps: ## install the Debian 12 packages that building and testing need (as root)
 
 # ---- Building ----------------------------------------------------------------------------------------------
 
-all: engine $(COORDINATOR) $(ADMIN) $(if $(NO_SERVER),,extension) ## build the engine library, the extension and the cluster's programs
+all: engine client $(COORDINATOR) $(ADMIN) $(if $(NO_SERVER),,extension) ## build the engine library, the extension and the cluster's programs
 
 engine: $(BUILD)/libaidb.a $(BUILD)/$(SONAME) $(BUILD)/aidb.pc ## build libaidb.a, libaidb.so.1 and aidb.pc
+
+client: $(BUILD)/libaidb_client.a $(BUILD)/$(CLIENT_SONAME) $(BUILD)/aidb_client.pc ## build the cluster's client library
 
 extension: needs-server $(BUILD)/libaidb.a ## build the PostgreSQL extension
 	@+$(EXTENSION_MAKE) all
@@ -111,9 +117,17 @@ $(BUILD)/$(SONAME): $(ENGINE_OBJECTS)
 	$(COMPILE) -shared -Wl,-soname,$(SONAME) $(LDFLAGS) -o $@ $^ $(LIBS)
 	@ln -sf $(SONAME) $(BUILD)/libaidb.so
 
-$(BUILD)/aidb.pc: engine/aidb.pc.in Makefile
+$(BUILD)/libaidb_client.a: $(CLIENT_OBJECTS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/$(CLIENT_SONAME): $(CLIENT_OBJECTS)
+	$(COMPILE) -shared -Wl,-soname,$(CLIENT_SONAME) $(LDFLAGS) -o $@ $^ -lpq
+	@ln -sf $(CLIENT_SONAME) $(BUILD)/libaidb_client.so
+
+$(BUILD)/%.pc: $(wildcard engine/*.pc.in cluster/client/*.pc.in) Makefile
 	@mkdir -p $(@D)
-	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $(filter %/$*.pc.in,$^) >$@
 
 # What the programs of the cluster, and their tests, have in common.
 $(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
@@ -131,6 +145,7 @@ $(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(FORMAT_OBJECTS) $(BUILD)/libaidb_c
 
 $(HISTORY_PROGRAM): $(HISTORY_OBJECTS) $(CHECKER_OBJECTS)
 $(DIFFERENTIAL_PROGRAM): $(DIFFERENTIAL_OBJECTS)
+$(CLIENT_PROGRAM): $(CLIENT_PROGRAM).o $(BUILD)/libaidb_client.a
 $(SERVER_PROGRAMS):
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq
 
@@ -145,21 +160,24 @@ $(FUZZ_PROGRAMS): %: %.o $(FORMAT_OBJECTS) $(BUILD)/libaidb.a
 
 # ---- Installing --------------------------------------------------------------------------------------------
 
-install: installable all ## install the extension into PostgreSQL and the engine below PREFIX (as root)
+install: installable all ## install the extension into PostgreSQL, libraries and programs below PREFIX (as root)
 	@+$(EXTENSION_MAKE) install
 	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
-	install -m 644 $(BUILD)/libaidb.a $(DESTDIR)$(PREFIX)/lib/
-	install -m 755 $(BUILD)/$(SONAME) $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 $(BUILD)/libaidb.a $(BUILD)/libaidb_client.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(BUILD)/$(SONAME) $(BUILD)/$(CLIENT_SONAME) $(DESTDIR)$(PREFIX)/lib/
 	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libaidb.so
-	install -m 644 $(BUILD)/aidb.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+	ln -sf $(CLIENT_SONAME) $(DESTDIR)$(PREFIX)/lib/libaidb_client.so
+	install -m 644 $(BUILD)/aidb.pc $(BUILD)/aidb_client.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(COORDINATOR) $(ADMIN) $(DESTDIR)$(PREFIX)/bin/
-	install -m 644 engine/include/aidb.h $(DESTDIR)$(PREFIX)/include/
+	install -m 644 engine/include/aidb.h cluster/include/aidb_client.h $(DESTDIR)$(PREFIX)/include/
 	$(if $(DESTDIR),,ldconfig)
 
 uninstall: installable ## remove what install has put there
 	@+$(EXTENSION_MAKE) uninstall
-	cd $(DESTDIR)$(PREFIX) && rm -f lib/libaidb.a lib/$(SONAME) lib/libaidb.so lib/pkgconfig/aidb.pc include/aidb.h bin/aidb_coordinator bin/aidb-admin
+	cd $(DESTDIR)$(PREFIX) && rm -f lib/libaidb.a lib/$(SONAME) lib/libaidb.so lib/pkgconfig/aidb.pc include/aidb.h \
+		lib/libaidb_client.a lib/$(CLIENT_SONAME) lib/libaidb_client.so lib/pkgconfig/aidb_client.pc include/aidb_client.h \
+		bin/aidb_coordinator bin/aidb-admin
 
 installable:
 	@$(if $(FOR_TESTS),echo "a build for tests is not installed: leave SANITIZE and ASSERT away" >&2; exit 1,:)

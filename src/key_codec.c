@@ -2,6 +2,7 @@
 
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "placement/slot.h"
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
@@ -14,9 +15,9 @@
  * 00 FF, and end with 00 01: the end sorts before every byte that could follow, so a prefix sorts before its
  * extensions and whatever column comes next cannot disturb the order.
  */
-#define ESCAPE 0x00
-#define ESCAPED_ZERO 0xFF
-#define ESCAPED_END 0x01
+#define ESCAPE AIDB_KEY_ESCAPE
+#define ESCAPED_ZERO AIDB_KEY_ESCAPED_ZERO
+#define ESCAPED_END AIDB_KEY_ESCAPED_END
 
 /* How a type is laid out. The number of the integer encodings is their width in bytes. */
 typedef enum key_encoding {

@@ -12,4 +12,14 @@
 /* By the bytes of the shard key's columns, encoded as in stored keys: XXH3, the same on every machine. */
 uint32_t aidb_slot_of(const void *shard_key, size_t size);
 
+/*
+ * A string of bytes in a stored key: as it is, but for a zero, which becomes these two, and with two at its end. So the order is the
+ * strings', and no string is the beginning of another.
+ */
+#define AIDB_KEY_ESCAPE 0x00
+#define AIDB_KEY_ESCAPED_ZERO 0xFF
+#define AIDB_KEY_ESCAPED_END 0x01
+/* The slot of a row whose shard key is one column of bytes. */
+uint32_t aidb_slot_of_bytes(const void *bytes, size_t size);
+
 #endif

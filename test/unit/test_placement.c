@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "placement/slot_map.h"
+#include "random.h"
 
 #define KEYS 200000u
 
@@ -30,6 +31,28 @@ static void slots_are_the_same_everywhere(void **state) {
 	}
 	for (uint32_t slot = 0; slot < AIDB_SLOTS; slot++) {
 		assert_true(fabs(counts[slot] - (double)KEYS / AIDB_SLOTS) < 6 * sqrt((double)KEYS / AIDB_SLOTS));
+	}
+}
+
+/* Encoded here a byte at a time. */
+static void slots_of_bytes_are_of_their_encoding(void **state) {
+	test_random random = {.state = 1};
+
+	(void)state;
+	for (uint32_t round = 0; round < 10000; round++) {
+		unsigned char bytes[40], encoded[2 * sizeof(bytes) + 2];
+		size_t size = test_random_below(&random, sizeof(bytes)), used = 0;
+
+		for (size_t i = 0; i < size; i++) {
+			bytes[i] = test_random_below(&random, 3) == 0 ? 0 : (unsigned char)test_random_next(&random);
+			encoded[used++] = bytes[i];
+			if (bytes[i] == AIDB_KEY_ESCAPE) {
+				encoded[used++] = AIDB_KEY_ESCAPED_ZERO;
+			}
+		}
+		encoded[used++] = AIDB_KEY_ESCAPE;
+		encoded[used++] = AIDB_KEY_ESCAPED_END;
+		assert_int_equal(aidb_slot_of_bytes(bytes, size), aidb_slot_of(encoded, used));
 	}
 }
 
@@ -183,6 +206,7 @@ static void groups_that_make_no_sense_are_refused(void **state) {
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(slots_are_the_same_everywhere),
+		cmocka_unit_test(slots_of_bytes_are_of_their_encoding),
 		cmocka_unit_test(rings_are_fairly_even),
 		cmocka_unit_test(weights_count),
 		cmocka_unit_test(only_the_keys_of_a_new_group_move),
