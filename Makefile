@@ -151,7 +151,7 @@ $(SERVER_PROGRAMS):
 
 # A benchmark of another engine is named after it and linked with it.
 $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
-	$(COMPILE) $(LDFLAGS) -o $@ $^ $(if $(findstring rocksdb,$@),-lrocksdb) $(if $(findstring pq,$@),-lpq) $(LIBS)
+	$(COMPILE) $(LDFLAGS) -o $@ $^ $(if $(findstring rocksdb,$@),-lrocksdb) $(if $(findstring client,$@),-lpq) $(LIBS)
 
 $(FUZZ_PROGRAMS): %: %.o $(FORMAT_OBJECTS) $(BUILD)/libaidb.a
 	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)

@@ -115,6 +115,7 @@ struct aipg_cursor {
 	bool backwards;
 	bool started;
 	void *elsewhere; /* NULL: the rows are here */
+	bool of_keys;    /* then */
 	aidb_iterator *stored;
 	bool stored_used;           /* the iterator stands on a row that has been handed out or passed over */
 	aipg_write_cursor *written; /* NULL: there are no own writes */
@@ -173,12 +174,26 @@ aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, aidb_slic
 	return cursor;
 }
 
-void aipg_cursor_close(aipg_cursor *cursor) {
-	if (cursor->elsewhere != NULL) {
-		aipg_row_source_elsewhere->close(cursor->elsewhere);
-		return;
+aipg_cursor *aipg_cursor_open_keys(const aidb_slice *keys, int count) {
+	aipg_cursor *cursor;
+
+	if (count == 0 || !is_elsewhere(keys[0])) {
+		return NULL;
 	}
-	free_cursor(cursor);
+	cursor = palloc0(sizeof(*cursor));
+	cursor->of_keys = true;
+	cursor->elsewhere = aipg_row_source_elsewhere->open_keys(keys, count);
+	return cursor;
+}
+
+void aipg_cursor_close(aipg_cursor *cursor) {
+	if (cursor->of_keys) {
+		aipg_row_source_elsewhere->close_keys(cursor->elsewhere);
+	} else if (cursor->elsewhere != NULL) {
+		aipg_row_source_elsewhere->close(cursor->elsewhere);
+	} else {
+		free_cursor(cursor);
+	}
 }
 
 static void start(aipg_cursor *cursor) {
@@ -232,6 +247,9 @@ static int which_first(const aipg_cursor *cursor) {
 }
 
 bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value) {
+	if (cursor->of_keys) {
+		return aipg_row_source_elsewhere->next_of_keys(cursor->elsewhere, key, value);
+	}
 	if (cursor->elsewhere != NULL) {
 		return aipg_row_source_elsewhere->next(cursor->elsewhere, key, value);
 	}

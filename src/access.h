@@ -69,6 +69,9 @@ extern aidb_buffer *aipg_buffer_create(void);
  */
 typedef struct aipg_cursor aipg_cursor;
 extern aipg_cursor *aipg_cursor_open(const aipg_view *view, aidb_slice lower, aidb_slice upper, bool backwards);
+/* A cursor over the rows that there are under these keys, in their order, when rows are elsewhere and are better asked for together.
+ * NULL: they are here, and aipg_get is the way. The keys are the caller's, and stay until the cursor is closed. */
+extern aipg_cursor *aipg_cursor_open_keys(const aidb_slice *keys, int count);
 /* Moves to the next row; false at the end. The slices are valid until the next call on the cursor. */
 extern bool aipg_cursor_next(aipg_cursor *cursor, aidb_slice *key, aidb_slice *value);
 extern void aipg_cursor_close(aipg_cursor *cursor);
@@ -84,6 +87,9 @@ typedef struct aipg_row_source {
 	void *(*open)(aidb_slice lower, aidb_slice upper, bool backwards); /* in the current memory context */
 	bool (*next)(void *cursor, aidb_slice *key, aidb_slice *value);
 	void (*close)(void *cursor);
+	void *(*open_keys)(const aidb_slice *keys, int count); /* the same for rows by key */
+	bool (*next_of_keys)(void *cursor, aidb_slice *key, aidb_slice *value);
+	void (*close_keys)(void *cursor);
 } aipg_row_source;
 
 extern const aipg_row_source *aipg_row_source_elsewhere;

@@ -11,6 +11,7 @@
 #include "optimizer/paths.h"
 #include "optimizer/planmain.h"
 #include "optimizer/restrictinfo.h"
+#include "role.h"
 #include "utils/lsyscache.h"
 #include "utils/selfuncs.h"
 #include "utils/spccache.h"
@@ -26,6 +27,10 @@
 /* What a table that was never analyzed is taken to hold at least, so that a plan made while it is empty stands its
  * filling; core does the same for heaps. */
 #define MIN_UNKNOWN_ROWS 1000
+
+/* The same on a caching read node, which has no rows to count. Their width is that of a guess, too. */
+#define ELSEWHERE_ROWS 10000000
+#define ELSEWHERE_ROW_BYTES 100
 
 /* How far below the truth the engine's estimate of a table's entries may be: it shares out files over tables by bytes. */
 #define ENTRIES_ERROR 4
@@ -105,7 +110,10 @@ static void estimate_table(Relation relation, RelOptInfo *rel, table_info *info)
 	aipg_key_ranges_estimate(&whole, info->name, &info->entries, &bytes);
 	rel->pages = (BlockNumber)Min(Max(bytes / BLCKSZ, 1), MaxBlockNumber);
 	rel->tuples = info->entries;
-	if (analyzed_rows < 0) {
+	if (aipg_role_now() == AIPG_CACHE) {
+		rel->tuples = ELSEWHERE_ROWS;
+		rel->pages = (BlockNumber)((double)ELSEWHERE_ROWS * ELSEWHERE_ROW_BYTES / BLCKSZ);
+	} else if (analyzed_rows < 0) {
 		rel->tuples = Max(info->entries, MIN_UNKNOWN_ROWS);
 	} else if (analyzed_rows > 0 && analyzed_pages > 0) {
 		rel->tuples = Min(info->entries * ENTRIES_ERROR, analyzed_rows * Max(rel->pages / analyzed_pages, 1));

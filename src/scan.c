@@ -28,7 +28,8 @@ typedef struct scan_state {
 	MemoryContext range_context; /* holds the ranges */
 	bool ranges_known;
 	aipg_key_ranges ranges;
-	int started; /* ranges that have been opened or looked up */
+	int started;          /* ranges that have been opened or looked up */
+	bool points_are_here; /* and are looked up one by one */
 
 	aipg_cursor *cursor; /* on the range started last, or NULL */
 	aidb_buffer *value;  /* of a looked up row */
@@ -135,6 +136,24 @@ static void close_cursor(scan_state *state) {
 	}
 }
 
+/* The points from this range on, as far as nothing else lies between, by a cursor, if that is better than one by one. */
+static void start_points(scan_state *state, const aipg_key_range *range) {
+	MemoryContext caller = MemoryContextSwitchTo(state->range_context);
+	aidb_slice *keys = palloc((state->ranges.count - state->started + 1) * sizeof(aidb_slice));
+	int count = 0, first = state->started;
+
+	for (; range != NULL && range->point; range = start_range(state)) {
+		keys[count++] = range->lower;
+	}
+	state->started = first + count - 1;
+	state->cursor = aipg_cursor_open_keys(keys, count);
+	if (state->cursor == NULL) {
+		state->started = first;
+		state->points_are_here = true;
+	}
+	MemoryContextSwitchTo(caller);
+}
+
 /* Moves to the next row of the ranges. The slices are valid until the next call. */
 static bool next_row(ForeignScanState *node, aidb_slice *key, aidb_slice *row) {
 	scan_state *state = node->fdw_state;
@@ -151,6 +170,12 @@ static bool next_row(ForeignScanState *node, aidb_slice *key, aidb_slice *row) {
 		range = start_range(state);
 		if (range == NULL) {
 			return false;
+		}
+		if (range->point && !state->points_are_here && state->started < state->ranges.count) {
+			start_points(state, range);
+		}
+		if (state->cursor != NULL) {
+			continue;
 		}
 		if (range->point) {
 			if (aipg_get(&state->view, range->lower, state->value)) {

@@ -114,46 +114,72 @@ void aidb_topology_free(aidb_topology *topology) {
 	}
 }
 
-/* NULL on success, else what is wrong. */
-static const char *fill(aidb_topology *topology, PGconn *connection, uint32_t limit, const aidb_topology *former,
-						uint64_t deadline_ms) {
-	PGresult *groups = aidb_socket_execute(connection, READ_GROUPS, deadline_ms);
-	PGresult *replicas = groups == NULL ? NULL : aidb_socket_execute(connection, READ_REPLICAS, deadline_ms);
-	PGresult *slots = replicas == NULL ? NULL : aidb_socket_execute(connection, READ_SLOTS, deadline_ms);
-	const char *wrong = NULL;
+typedef struct catalog {
+	PGresult *groups, *replicas, *slots;
+} catalog;
 
-	if (slots == NULL) {
-		wrong = "the catalog does not answer";
-	} else if (PQresultStatus(groups) != PGRES_TUPLES_OK || PQresultStatus(replicas) != PGRES_TUPLES_OK ||
-			   PQresultStatus(slots) != PGRES_TUPLES_OK) {
-		wrong = "the catalog cannot be read; is this the coordinator's database, with the extension aidb?";
-	} else if (PQntuples(groups) == 0) {
-		wrong = "the cluster has no group; see aidb.add_group()";
-	} else if (!take_groups(topology, groups, limit, former) || !take_replicas(topology, replicas, limit, former)) {
-		wrong = "out of memory";
-	} else if (!take_slots(topology, slots)) {
-		wrong = "the catalog does not place all slots";
+static PGresult *read_table(PGconn *connection, const char *sql, uint64_t deadline_ms, char **error) {
+	PGresult *result = *error != NULL ? NULL : aidb_socket_execute(connection, sql, deadline_ms);
+
+	if (*error == NULL && result == NULL) {
+		*error = strdup("the catalog does not answer");
+	} else if (result != NULL && PQresultStatus(result) != PGRES_TUPLES_OK) {
+		const char *message = PQresultErrorMessage(result);
+
+		*error = strndup(message, strcspn(message, "\n"));
 	}
-	PQclear(groups);
-	PQclear(replicas);
-	PQclear(slots);
-	return wrong;
+	return result;
 }
 
-aidb_topology *aidb_topology_read(const char *conninfo, uint32_t limit, const aidb_topology *former,
-								  uint64_t deadline_ms, char **error) {
-	PGconn *connection = aidb_socket_connect(conninfo, "", deadline_ms, error);
-	aidb_topology *topology = connection == NULL ? NULL : calloc(1, sizeof(*topology));
-	const char *wrong = topology == NULL ? NULL : fill(topology, connection, limit, former, deadline_ms);
+/* False: *error says what is wrong, or is NULL when memory is short. */
+static bool fill(aidb_topology *topology, const catalog *read, uint32_t limit, const aidb_topology *former,
+				 char **error) {
+	if (PQntuples(read->groups) == 0) {
+		*error = strdup("the cluster has no group; see aidb.add_group()");
+		return false;
+	}
+	if (!take_groups(topology, read->groups, limit, former) ||
+		!take_replicas(topology, read->replicas, limit, former)) {
+		return false;
+	}
+	if (!take_slots(topology, read->slots)) {
+		*error = strdup("the catalog does not place all slots");
+		return false;
+	}
+	return true;
+}
 
-	PQfinish(connection);
-	if (wrong != NULL) {
-		*error = strdup(wrong);
+static aidb_topology *make(const catalog *read, uint32_t limit, const aidb_topology *former, char **error) {
+	aidb_topology *topology = calloc(1, sizeof(*topology));
+
+	if (topology != NULL && !fill(topology, read, limit, former, error)) {
 		aidb_topology_free(topology);
 		return NULL;
 	}
 	if (topology != NULL) {
 		topology->holders = 1;
 	}
+	return topology;
+}
+
+aidb_topology *aidb_topology_read(const char *conninfo, uint32_t limit, const aidb_topology *former,
+								  uint64_t deadline_ms, char **error) {
+	PGconn *connection = aidb_socket_connect(conninfo, "", deadline_ms, error);
+	aidb_topology *topology = NULL;
+	catalog read = {0};
+
+	if (connection == NULL) {
+		return NULL;
+	}
+	read.groups = read_table(connection, READ_GROUPS, deadline_ms, error);
+	read.replicas = read_table(connection, READ_REPLICAS, deadline_ms, error);
+	read.slots = read_table(connection, READ_SLOTS, deadline_ms, error);
+	if (*error == NULL && read.slots != NULL) {
+		topology = make(&read, limit, former, error);
+	}
+	PQclear(read.groups);
+	PQclear(read.replicas);
+	PQclear(read.slots);
+	PQfinish(connection);
 	return topology;
 }

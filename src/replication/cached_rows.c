@@ -155,7 +155,7 @@ static bool is_lost(void) {
 }
 
 /* One attempt. NULL: it was made on a connection that had been idle, and has been lost. */
-static PGresult *try_key(const StringInfoData *keys) {
+static PGresult *try_keys(const StringInfoData *keys) {
 	connection *on = take_connection();
 	PGresult *volatile result = NULL;
 	MemoryContext caller = CurrentMemoryContext;
@@ -187,7 +187,7 @@ static bool fetch_row(aidb_slice key, aidb_buffer *value, uint64 stamp) {
 	initStringInfo(&keys);
 	append_key(&keys, key);
 	while (result == NULL) {
-		result = try_key(&keys);
+		result = try_keys(&keys);
 	}
 	pfree(keys.data);
 	PG_TRY();
@@ -238,6 +238,150 @@ static bool get_row(aidb_slice key, aidb_buffer *value) {
 		}
 	}
 	return fetch_row(key, value, stamp);
+}
+
+/* ---- Several rows ----------------------------------------------------------------------------------------- */
+
+/* So many at a time: those that are not remembered are asked for together. */
+#define KEYS_AT_A_TIME 1000
+
+typedef struct found_row {
+	bool known;
+	bool there;
+	int at, size; /* in the cursor's bytes */
+	uint64 stamp; /* of one that is not known */
+} found_row;
+
+typedef struct keys_cursor {
+	MemoryContext context;
+	const aidb_slice *keys; /* from the next ones on */
+	int count;
+	int looked_up, handed_out; /* of the keys */
+	aidb_buffer *value;
+	StringInfoData bytes, asked;
+	found_row rows[KEYS_AT_A_TIME];
+} keys_cursor;
+
+static void *open_keys(const aidb_slice *keys, int count) {
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "AiDb cached rows", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	keys_cursor *cursor = palloc0(sizeof(keys_cursor));
+
+	cursor->context = context;
+	cursor->keys = keys;
+	cursor->count = count;
+	cursor->value = aipg_buffer_create();
+	initStringInfo(&cursor->bytes);
+	initStringInfo(&cursor->asked);
+	MemoryContextSwitchTo(caller);
+	return cursor;
+}
+
+static void close_keys(void *argument) {
+	MemoryContextDelete(((keys_cursor *)argument)->context);
+}
+
+static void add_row(keys_cursor *cursor, found_row *row, aidb_slice value) {
+	row->known = true;
+	row->there = true;
+	row->at = cursor->bytes.len;
+	row->size = (int)value.size;
+	appendBinaryStringInfo(&cursor->bytes, value.data, (int)value.size);
+}
+
+/* Takes what is remembered, and notes what is to be asked for. */
+static void look_up(keys_cursor *cursor) {
+	bool fresh = is_fresh();
+
+	resetStringInfo(&cursor->bytes);
+	resetStringInfo(&cursor->asked);
+	for (int i = 0; i < cursor->looked_up; i++) {
+		found_row *row = &cursor->rows[i];
+
+		*row = (found_row){0};
+		switch (fresh ? aipg_row_cache_get(cursor->keys[i], cursor->value, &row->stamp) : AIPG_CACHED_NOTHING) {
+		case AIPG_CACHED_ROW:
+			add_row(cursor, row, (aidb_slice){cursor->value->data, cursor->value->size});
+			break;
+		case AIPG_CACHED_ABSENT:
+			row->known = true;
+			break;
+		default:
+			append_key(&cursor->asked, cursor->keys[i]);
+			break;
+		}
+	}
+}
+
+/* The primary's answer for the keys that are not known. */
+static void take_rows(keys_cursor *cursor, const PGresult *result) {
+	uint64 sequence;
+	aidb_slice answer = read_answer(result, &sequence);
+
+	catch_up(sequence);
+	aipg_fault_point("cached_row_read");
+	for (int i = 0; i < cursor->looked_up; i++) {
+		found_row *row = &cursor->rows[i];
+		aidb_slice value;
+
+		if (row->known) {
+			continue;
+		}
+		if (!aipg_rows_read_string(&answer, &value)) {
+			refuse_answer();
+		}
+		aipg_row_cache_put(cursor->keys[i], value.data != NULL ? &value : NULL, row->stamp);
+		if (value.data != NULL) {
+			add_row(cursor, row, value);
+		}
+	}
+}
+
+static void fetch_rows(keys_cursor *cursor) {
+	PGresult *result = NULL;
+
+	while (result == NULL) {
+		result = try_keys(&cursor->asked);
+	}
+	PG_TRY();
+	{ take_rows(cursor, result); }
+	PG_FINALLY();
+	{ PQclear(result); }
+	PG_END_TRY();
+}
+
+/* The next keys' rows. False: there are no more keys. */
+static bool read_keys(keys_cursor *cursor) {
+	cursor->keys += cursor->looked_up;
+	cursor->count -= cursor->looked_up;
+	cursor->looked_up = Min(cursor->count, KEYS_AT_A_TIME);
+	cursor->handed_out = 0;
+	if (cursor->looked_up == 0) {
+		return false;
+	}
+	look_up(cursor);
+	if (cursor->asked.len > 0) {
+		fetch_rows(cursor);
+	}
+	return true;
+}
+
+static bool next_of_keys(void *argument, aidb_slice *key, aidb_slice *value) {
+	keys_cursor *cursor = argument;
+
+	for (;;) {
+		const found_row *row;
+
+		if (cursor->handed_out == cursor->looked_up && !read_keys(cursor)) {
+			return false;
+		}
+		row = &cursor->rows[cursor->handed_out++];
+		if (row->there) {
+			*key = cursor->keys[cursor->handed_out - 1];
+			*value = (aidb_slice){cursor->bytes.data + row->at, (size_t)row->size};
+			return true;
+		}
+	}
 }
 
 /* ---- Ranges ----------------------------------------------------------------------------------------------- */
@@ -508,7 +652,15 @@ void aipg_cached_rows_warm_up(uint64 applied) {
 
 /* ---- Reading ---------------------------------------------------------------------------------------------- */
 
-static const aipg_row_source source = {get_row, open_range, next_row, end_reading};
+static const aipg_row_source source = {
+	.get = get_row,
+	.open = open_range,
+	.next = next_row,
+	.close = end_reading,
+	.open_keys = open_keys,
+	.next_of_keys = next_of_keys,
+	.close_keys = close_keys,
+};
 
 void aipg_cached_rows_init(void) {
 	aipg_row_source_elsewhere = &source;

@@ -60,6 +60,14 @@ is(number('hits'), '2', 'is remembered, too');
 is(current('SELECT count(*), sum(id) FROM item'), '20000|200010000', 'a scan');
 is(current('SELECT id FROM item WHERE id BETWEEN 10 AND 12 ORDER BY id DESC'), "12\n11\n10", 'a range, backwards');
 is(current('SELECT v FROM item WHERE id IN (3, 7, 99999)'), "value 3\nvalue 7", 'several');
+my $many = 'id = ANY (ARRAY(SELECT 4 * i FROM generate_series(-1000, 6000) i))'; # more than are asked for at a time
+is(current("SELECT count(*), sum(id), min(v) FROM item WHERE $many"), '5000|50010000|value 100', 'many');
+my $hits = number('hits');
+is(current("SELECT count(*), sum(id), min(v) FROM item WHERE $many"), '5000|50010000|value 100', 'many once more');
+is(number('hits') - $hits, '7001', 'are remembered');
+is(current("SELECT id FROM item WHERE $many ORDER BY id DESC LIMIT 2"), "20000\n19996", 'many, backwards');
+is(current('SELECT a.id, count(b.id) FROM item a LEFT JOIN item b ON b.id = ANY (ARRAY[a.id, a.id + 1, -1]) WHERE a.id IN (19999, 20000) GROUP BY 1 ORDER BY 1'),
+	"19999|2\n20000|1", 'in a join');
 is(current('SELECT count(*), sum(length(v)) FROM large'), '30000|3000000', 'a scan of many chunks');
 is(current('SELECT id FROM large ORDER BY id DESC LIMIT 2'), "30000\n29999", 'the end of it');
 is(current("SELECT convert_from(aidb.get('space', 'k'), 'UTF8')"), 'v', 'a key space');
@@ -133,10 +141,14 @@ is(join(',', map { current("SELECT n FROM item WHERE id = $_") } 10 .. 19), at_p
 # A row that is on its way while it is changed is not remembered as it was.
 my $slow = AidbSession->connect($cache);
 $slow->run("SET aidb.fault_point = 'cached_row_read=pause'");
-for my $id (200 .. 204) {
+for my $id (map { 4 * $_ + 1 } 50 .. 54) { # that nobody has asked for
 	my $asked = number('misses');
 	$slow->start("SELECT v FROM item WHERE id = $id");
-	sleep 0.005 while number('misses') == $asked;
+	my $until = time + 60;
+	while (number('misses') == $asked) {
+		die 'the row is not asked for' if time > $until;
+		sleep 0.005;
+	}
 	sleep 0.02; # the answer comes, and is held up for another 80 ms
 	at_primary("UPDATE item SET v = 'overtaken' WHERE id = $id");
 	$slow->read_end;

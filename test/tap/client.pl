@@ -143,4 +143,8 @@ $node{d}->start;
 is(client('get', $key), "0|$key=after\n", 'nothing of that was done there');
 $catalog->stop('immediate');
 like(client('get', 'a'), qr/^1\|3: could not read the cluster's catalog: /, 'without the catalog a client does not begin');
+$catalog->start;
+ask('CREATE ROLE stranger LOGIN');
+IPC::Run::run([ './client', conninfo_of($catalog) . ' user=stranger', 'store', 'get', 'a' ], '2>', \$err);
+like($err, qr/^3: could not read the cluster's catalog: ERROR:  permission denied/, 'nor without the right to read it');
 done_testing();
