@@ -105,6 +105,9 @@ $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' >$@
 
+# Where PostgreSQL's programs are, if --bindir does not say otherwise.
+$(COORDINATOR_OBJECTS): private CPPFLAGS += -DAIDB_BINDIR='"$(shell $(PG_CONFIG) --bindir 2>/dev/null)"'
+
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(COMPILE) $(INCLUDES) $(if $(filter test/% fuzz/% src/%,$<),-Itest/support -Isrc) $(if $(filter $(SPEAKS_LIBPQ),$<),$(LIBPQ)) -MMD -MP -c -o $@ $<

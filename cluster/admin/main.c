@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "admin/local.h"
 #include "admin/output.h"
 
 #define MAX_ARGUMENTS 3
@@ -17,6 +18,12 @@ static const char help[] =
 	"\n"
 	"Usage: aidb-admin [OPTION...] COMMAND\n"
 	"\n"
+	"  cluster init DIRECTORY        makes the coordinator's PostgreSQL there; --port=PORT (5432), "
+	"--listen=ADDRESSES,\n"
+	"                                --bindir=DIRECTORY of PostgreSQL's programs\n"
+	"  cluster start DIRECTORY       starts it, with the coordinator; says where SQL over the cluster is served\n"
+	"  cluster stop DIRECTORY        stops both; the nodes go on\n"
+	"  cluster status                the same as status\n"
 	"  status                        the groups, and the nodes with their roles\n"
 	"  node list\n"
 	"  node add NAME CONNINFO        makes a server known; AiDb has to be installed there\n"
@@ -66,6 +73,7 @@ typedef struct command {
 #define EVENTS "SELECT to_char(at, 'YYYY-MM-DD HH24:MI:SS') AS at, severity, message FROM aidb.event"
 
 static const command commands[] = {
+	{.words = {"cluster", "status"}, .title = "Groups", .sql = GROUPS, .also_title = "Nodes", .also = NODES},
 	{.words = {"status"}, .title = "Groups", .sql = GROUPS, .also_title = "Nodes", .also = NODES},
 	{.words = {"node", "list"}, .sql = NODES},
 	{.words = {"node", "add"}, .arguments = 2, .sql = "SELECT aidb.add_node($1, $2)", .done = "the node is known"},
@@ -109,6 +117,7 @@ typedef struct options {
 	bool follow;
 	bool allow_data_loss;
 	int watch_s;
+	aidb_local_options local;
 	const char *words[8];
 	int count;
 } options;
@@ -138,6 +147,12 @@ static int read_options(int count, char **arguments, options *given) {
 			given->follow = true;
 		} else if (strcmp(at, "--allow-data-loss") == 0) {
 			given->allow_data_loss = true;
+		} else if (strncmp(at, "--port=", 7) == 0) {
+			given->local.port = at;
+		} else if (strncmp(at, "--listen=", 9) == 0) {
+			given->local.listen = at;
+		} else if (strncmp(at, "--bindir=", 9) == 0) {
+			given->local.bindir = at;
 		} else if (strncmp(at, "--watch=", 8) == 0 && atoi(at + 8) > 0) {
 			given->watch_s = atoi(at + 8);
 		} else if (strncmp(at, "--", 2) == 0) {
@@ -164,6 +179,14 @@ static const command *find_command(const options *given, int *first) {
 		}
 	}
 	return NULL;
+}
+
+/* What is done to the coordinator of a directory of this machine. */
+static int (*find_local(const char *word))(const char *directory, const aidb_local_options *options) {
+	return strcmp(word, "init") == 0    ? aidb_local_init
+		   : strcmp(word, "start") == 0 ? aidb_local_start
+		   : strcmp(word, "stop") == 0  ? aidb_local_stop
+										: NULL;
 }
 
 static PGconn *connect_to(const char *conninfo) {
@@ -283,6 +306,11 @@ int main(int count, char **arguments) {
 	}
 	if (given.count == 0) {
 		return usage("give a command");
+	}
+	if (given.count == 3 && strcmp(given.words[0], "cluster") == 0) {
+		int (*act)(const char *directory, const aidb_local_options *options) = find_local(given.words[1]);
+
+		return act != NULL ? act(given.words[2], &given.local) : usage("cluster can init, start, stop or status");
 	}
 	of = find_command(&given, &first);
 	if (of == NULL) {

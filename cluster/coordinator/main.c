@@ -10,7 +10,11 @@
 #include <unistd.h>
 
 #include "coordinator/coordinator.h"
+#include "coordinator/local_server.h"
 
+#ifndef AIDB_BINDIR
+#define AIDB_BINDIR "/usr/lib/postgresql/15/bin"
+#endif
 #define MAX_SOCKETS 520u
 #define TICK_MS 100
 
@@ -26,8 +30,16 @@ static const char help[] =
 	"sync, and when a primary is lost makes the standby that has every acknowledged commit the primary.\n"
 	"\n"
 	"Usage: aidb_coordinator --conninfo=CONNINFO [OPTION...]\n"
+	"       aidb_coordinator --data=DIRECTORY [OPTION...]\n"
 	"\n"
 	"  --conninfo=CONNINFO  the database with the cluster's catalog, where extension aidb is installed\n"
+	"  --data=DIRECTORY     a PostgreSQL server for the catalog, made here if there is none: it is started and "
+	"stopped\n"
+	"                       with the coordinator, and serves SQL over the cluster. For a server that is made:\n"
+	"    --port=PORT          (5432)\n"
+	"    --listen=ADDRESSES   besides the socket in the directory; such as '*' (none)\n"
+	"    --bindir=DIRECTORY   of PostgreSQL's programs (" AIDB_BINDIR ")\n"
+	"    --init               makes the server, and ends\n"
 	"  --name=NAME          of this coordinator (host and process id); of several, one acts\n"
 	"  --interval=MS        between two questions to a node (500)\n"
 	"  --timeout=MS         for an answer (1000)\n"
@@ -59,13 +71,23 @@ static bool read_number(const char *option, const char *text, uint32_t low, uint
 }
 
 /* Returns 0, or the exit status + 1 when there is nothing more to do. */
-static int read_options(int count, char **arguments, aidb_coordinator_options *options) {
-	static const struct option known[] = {
-		{"conninfo", required_argument, NULL, 'c'}, {"name", required_argument, NULL, 'n'},
-		{"interval", required_argument, NULL, 'i'}, {"timeout", required_argument, NULL, 't'},
-		{"retries", required_argument, NULL, 'r'},  {"lease", required_argument, NULL, 'l'},
-		{"quiet", no_argument, NULL, 'q'},          {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'v'},        {NULL, 0, NULL, 0}};
+static int read_options(int count, char **arguments, aidb_coordinator_options *options, aidb_local_server *server,
+						bool *init) {
+	static const struct option known[] = {{"data", required_argument, NULL, 'd'},
+										  {"port", required_argument, NULL, 'p'},
+										  {"listen", required_argument, NULL, 'a'},
+										  {"bindir", required_argument, NULL, 'b'},
+										  {"init", no_argument, NULL, 'I'},
+										  {"conninfo", required_argument, NULL, 'c'},
+										  {"name", required_argument, NULL, 'n'},
+										  {"interval", required_argument, NULL, 'i'},
+										  {"timeout", required_argument, NULL, 't'},
+										  {"retries", required_argument, NULL, 'r'},
+										  {"lease", required_argument, NULL, 'l'},
+										  {"quiet", no_argument, NULL, 'q'},
+										  {"help", no_argument, NULL, 'h'},
+										  {"version", no_argument, NULL, 'v'},
+										  {NULL, 0, NULL, 0}};
 	bool fine = true;
 	int option;
 
@@ -73,6 +95,21 @@ static int read_options(int count, char **arguments, aidb_coordinator_options *o
 		switch (option) {
 		case 'c':
 			options->conninfo = optarg;
+			break;
+		case 'd':
+			server->directory = optarg;
+			break;
+		case 'p':
+			fine = read_number("port", optarg, 1, 65535, &server->port);
+			break;
+		case 'a':
+			server->listen = optarg;
+			break;
+		case 'b':
+			server->bindir = optarg;
+			break;
+		case 'I':
+			*init = true;
 			break;
 		case 'n':
 			options->name = optarg;
@@ -103,8 +140,8 @@ static int read_options(int count, char **arguments, aidb_coordinator_options *o
 			return 2;
 		}
 	}
-	if (fine && (options->conninfo == NULL || optind < count)) {
-		fputs("aidb_coordinator: give --conninfo, and nothing else than options. Try --help.\n", stderr);
+	if (fine && ((options->conninfo == NULL) == (server->directory == NULL) || optind < count)) {
+		fputs("aidb_coordinator: give --conninfo or --data, and nothing else than options. Try --help.\n", stderr);
 		fine = false;
 	}
 	return fine ? 0 : 2;
@@ -126,12 +163,46 @@ static int run(aidb_coordinator *coordinator) {
 	return 0;
 }
 
+static int coordinate(const aidb_coordinator_options *options) {
+	aidb_coordinator *coordinator = aidb_coordinator_create(options);
+	int status;
+
+	if (coordinator == NULL) {
+		fputs("aidb_coordinator: out of memory\n", stderr);
+		return 1;
+	}
+	status = run(coordinator);
+	aidb_coordinator_destroy(coordinator);
+	return status;
+}
+
+/* With a server of its own for the catalog. */
+static int coordinate_here(aidb_coordinator_options *options, aidb_local_server *server, bool init) {
+	char conninfo[AIDB_CONNINFO_BYTES];
+	int status = 1;
+
+	if (aidb_local_server_lock(server) && aidb_local_server_create(server)) {
+		aidb_local_server_conninfo(server, conninfo);
+		options->conninfo = conninfo;
+		if (init) {
+			status = 0;
+		} else if (aidb_local_server_start(server)) {
+			printf("SQL over the cluster is served at: %s\n", conninfo);
+			fflush(stdout);
+			status = coordinate(options);
+		}
+	}
+	aidb_local_server_close(server);
+	return status;
+}
+
 int main(int count, char **arguments) {
 	char host[128] = "", name[192];
+	aidb_local_server server = {.bindir = AIDB_BINDIR, .listen = "", .lock = -1};
+	bool init = false;
 	aidb_coordinator_options options = {
 		.name = name, .interval_ms = 500, .timeout_ms = 1000, .retries = 3, .lease_ms = 3000};
-	aidb_coordinator *coordinator;
-	int status = read_options(count, arguments, &options);
+	int status = read_options(count, arguments, &options, &server, &init);
 
 	if (status != 0) {
 		return status - 1;
@@ -141,12 +212,5 @@ int main(int count, char **arguments) {
 	signal(SIGTERM, stop);
 	signal(SIGINT, stop);
 	signal(SIGPIPE, SIG_IGN);
-	coordinator = aidb_coordinator_create(&options);
-	if (coordinator == NULL) {
-		fputs("aidb_coordinator: out of memory\n", stderr);
-		return 1;
-	}
-	status = run(coordinator);
-	aidb_coordinator_destroy(coordinator);
-	return status;
+	return server.directory != NULL ? coordinate_here(&options, &server, init) : coordinate(&options);
 }

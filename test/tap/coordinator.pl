@@ -80,6 +80,37 @@ is((admin('--conninfo=host=/nowhere', 'status'))[0], 1, 'it says that it cannot 
 like((admin('--conninfo=host=/nowhere', 'status'))[2], qr/cannot connect to the cluster's catalog.*Check --conninfo/s, 'and what to check');
 is((admin('node', 'list'))[1], "(none)\n", 'no node yet');
 
+# ---- A server of its own for the catalog ----------------------------------------------------------------------------
+
+{
+	my $place = PostgreSQL::Test::Utils::tempdir_short();
+	my $bindir = '--bindir=' . $catalog->config_data('--bindir');
+	my $port = '--port=' . PostgreSQL::Test::Cluster::get_free_port();
+	my $here = "host=$place/here " . ($port =~ s/--//r) . ' dbname=postgres';
+
+	# Started in the background, it keeps no pipe of this test's open.
+	sub run_cluster {
+		my (@words) = @_;
+		system("./aidb-admin cluster @words >$place/output 2>&1 </dev/null");
+		return ($? >> 8) . '|' . slurp_file("$place/output");
+	}
+	is(run_cluster('init', "$place/here", $port, $bindir), "0|the coordinator's server is in $place/here\nNext: aidb-admin cluster start $place/here\n", 'a server is made');
+	like(run_cluster('start', "$place/here", $bindir), qr/^0\|the coordinator runs.*\nSQL over the cluster is served at: \Q$here\E\nNext: /, 'and started');
+	is((admin("--conninfo=$here", 'cluster', 'status'))[1], "Groups\n(none)\n\nNodes\n(none)\n", 'with the catalog of a cluster');
+	is((admin("--conninfo=$here", 'node', 'add', 'a', 'host=nowhere'))[0], 0, 'which takes a node');
+	is(run_cluster('start', "$place/here"), "0|the coordinator of $place/here runs already\n", 'once');
+	like(`./aidb_coordinator --data=$place/here 2>&1`, qr/another coordinator works in "\Q$place\E\/here"/, 'whoever starts it');
+	is(run_cluster('stop', "$place/here"), "0|the coordinator and its server have stopped\n", 'it stops');
+	is(run_cluster('stop', "$place/here"), "0|no coordinator runs in $place/here\n", 'once');
+	like(run_cluster('start', "$place/here", $bindir), qr/^0\|the coordinator runs/, 'and starts again');
+	like((admin("--conninfo=$here", 'node', 'list'))[1], qr/^a +- +- +\w+ .*host=nowhere/m, 'with what it knew');
+	is(run_cluster('stop', "$place/here"), "0|the coordinator and its server have stopped\n", 'to its end');
+	like(run_cluster('init', $place), qr/^1\|.*has files, and no server/, 'a directory with other files is not taken');
+	like(run_cluster('init', "$place/" . 'x' x 100), qr/^1\|.*of at most \d+ bytes/, 'nor one whose name is too long');
+	like(run_cluster('init', "$place/there", '--bindir=/nowhere'), qr/^1\|.*cannot make the server.*No such file/s, 'without PostgreSQL there is none');
+	is(run_cluster('dance', $place), "2|aidb-admin: cluster can init, start, stop or status\nTry aidb-admin --help.\n", 'what can be done');
+}
+
 # ---- A group ------------------------------------------------------------------------------------------------------
 
 is_deeply([ admin('node', 'add', $_, conninfo_of($node{$_})) ], [ 0, "the node is known\n", '' ], "node $_") for qw(a b c);
