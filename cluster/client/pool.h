@@ -17,7 +17,7 @@ typedef struct aidb_pool aidb_pool;
 
 typedef struct aidb_connection {
 	PGconn *pq;
-	PostgresPollingStatusType polling; /* PGRES_POLLING_OK: connected; else who took it goes on connecting */
+	PostgresPollingStatusType polling;   /* PGRES_POLLING_OK: connected; else who took it goes on connecting */
 	bool prepared[AIDB_POOL_STATEMENTS]; /* by the statement's number */
 	char token[AIDB_TOKEN_BYTES];        /* that reads on it wait for */
 } aidb_connection;

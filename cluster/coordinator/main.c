@@ -193,6 +193,7 @@ static int coordinate_here(aidb_coordinator_options *options, aidb_local_server 
 		}
 	}
 	aidb_local_server_close(server);
+	options->conninfo = NULL;
 	return status;
 }
 
