@@ -17,7 +17,7 @@ bool aidb_client_refresh(aidb_client *client, const aidb_topology *stale, uint64
 /* The node of a group for a read, and what it has to wait for (AIDB_TOKEN_BYTES): that replica with the least to do which the options
  * allow, else the primary. */
 aidb_pool *aidb_client_choose(aidb_client *client, const aidb_client_group *group, char *token);
-/* Whether writes have to tell what reads wait for. */
+/* Whether what is done at primaries has to tell what reads at replicas wait for. */
 bool aidb_client_wants_token(const aidb_client *client);
 void aidb_client_note_token(aidb_client *client, uint32_t group_id, const char *token);
 

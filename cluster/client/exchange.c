@@ -89,7 +89,7 @@ static const char *send_all(const aidb_exchange *self, aidb_part *part) {
 			return PQerrorMessage(pq);
 		}
 	}
-	if (self->tells_token &&
+	if (part->tells_token &&
 		(PQsendQueryParams(pq, TELL_TOKEN, 0, NULL, NULL, NULL, NULL, 0) != 1 || PQpipelineSync(pq) != 1)) {
 		return PQerrorMessage(pq);
 	}
@@ -152,12 +152,12 @@ static void take_error(aidb_part *part, const PGresult *result) {
 	}
 }
 
-static void take_sync(const aidb_exchange *self, aidb_part *part) {
+static void take_sync(aidb_part *part) {
 	part->answers++;
 	if (part->answers > part->before && part->answered < part->chunk_count) {
 		part->answered++;
 	}
-	if (part->answers == part->before + part->chunk_count + (self->tells_token ? 1 : 0)) {
+	if (part->answers == part->before + part->chunk_count + (part->tells_token ? 1 : 0)) {
 		part->state = AIDB_PART_DONE;
 		aidb_pool_give(part->pool, part->connection, true);
 		part->connection = NULL;
@@ -182,7 +182,7 @@ static void take_result(const aidb_exchange *self, aidb_part *part, PGresult *re
 		take_rows(self, part, result);
 		return;
 	case PGRES_PIPELINE_SYNC:
-		take_sync(self, part);
+		take_sync(part);
 		break;
 	case PGRES_COMMAND_OK:
 		break;

@@ -34,8 +34,10 @@ typedef struct aidb_part {
 	aidb_part_state state;
 	bool sent;       /* something of it may have been done */
 	size_t answered; /* chunks, which have been done */
-	/* Before: the reads are to wait for this; "": for nothing. Afterwards, if tells_token: what reads have to wait for to see it. */
+	/* Before: the reads are to wait for this; "": for nothing. Afterwards, if tells_token: what reads elsewhere have to wait for, so as
+	 * not to be behind it. */
 	char token[AIDB_TOKEN_BYTES];
+	bool tells_token;
 	char *error; /* of LOST and FAILED, to be freed; NULL: out of memory */
 
 	/* Private. */
@@ -46,7 +48,6 @@ typedef struct aidb_part {
 
 typedef struct aidb_exchange {
 	const aidb_statement *statement;
-	bool tells_token; /* it writes, and what its reads have to wait for is of interest */
 	/* Fills in the parameters of a chunk; they are good until the next call. False: out of memory. */
 	bool (*parameters)(void *argument, const aidb_part *part, size_t chunk, const char **values, int *sizes,
 					   int *count);

@@ -24,11 +24,12 @@ static void free_parts(attempt *now) {
 
 static void choose_nodes(const aidb_operation *self, attempt *now) {
 	for (size_t i = 0; i < now->count; i++) {
-		const aidb_client_group *group = &now->topology->groups[now->parts[i].group];
+		aidb_part *part = &now->parts[i];
+		const aidb_client_group *group = &now->topology->groups[part->group];
 
-		now->parts[i].pool = self->writes || self->at_primaries
-								 ? group->pool
-								 : aidb_client_choose(self->client, group, now->parts[i].token);
+		part->pool = self->writes ? group->pool : aidb_client_choose(self->client, group, part->token);
+		part->tells_token =
+			part->pool == group->pool && group->replica_count > 0 && aidb_client_wants_token(self->client);
 	}
 }
 
@@ -39,7 +40,7 @@ static void settle(const aidb_operation *self, attempt *now) {
 		if (self->settle != NULL) {
 			self->settle(self->argument, part);
 		}
-		if (self->exchange.tells_token && part->state == AIDB_PART_DONE) {
+		if (part->tells_token && part->state == AIDB_PART_DONE) {
 			aidb_client_note_token(self->client, now->topology->groups[part->group].id, part->token);
 		}
 		now->unknown = now->unknown || (self->writes && part->sent && part->answered < part->chunk_count);
@@ -139,7 +140,6 @@ aidb_client_status aidb_operation_run(aidb_operation *self, uint64_t deadline_ms
 	bool again;
 
 	self->exchange.argument = self->argument;
-	self->exchange.tells_token = self->writes && aidb_client_wants_token(self->client);
 	do {
 		now.count = 0;
 		now.topology = aidb_client_hold(self->client);

@@ -13,7 +13,6 @@ typedef struct aidb_operation {
 	aidb_client *client;
 	aidb_exchange exchange;
 	bool writes;
-	bool at_primaries; /* reads, too */
 	/* Makes parts, one for each group that has something left to do (group, chunk_count, first_cut); there is room for one for
 	 * each group of the topology. False: out of memory, or a group is gone. */
 	bool (*plan)(void *argument, aidb_topology *topology, aidb_part *parts, size_t *count);

@@ -14,8 +14,8 @@
  * AIDB_CLIENT_UNKNOWN when a write may have been done or not.
  * An operation on several keys is not one transaction: each group's part, and of large ones each thousand keys, is.
  *
- * Reads may go to replicas, to that of a group with the least to do. They see all that this client has written before; and what
- * others have, as soon as the replica has it. When none answers, the primary is asked.
+ * Reads may go to replicas, to that of a group with the least to do. They see all that this client has written, or read at a
+ * primary, before; and what others have written, as soon as the replica has it. When none answers, the primary is asked.
  *
  * Thread safety: a client may be used by many threads at a time. Errors are told to the thread that made the call. Memory that is
  * given is the caller's again when the call returns.

@@ -70,6 +70,7 @@ struct router_session {
 	TimestampTz avoid_until; /* a replica that was of no use */
 	char token[TOKEN_BYTES]; /* the last commit of this process at the primary; at a replica, what it waits for */
 	router_stream token_stream;
+	bool read_here;       /* at the primary, after the last commit or token */
 	bool commits;         /* what is sent commits by itself: without an answer nobody knows */
 	char prepared_as[96]; /* the remote transaction is prepared under this name; empty: it is not */
 
@@ -622,6 +623,23 @@ static void pass_token(router_session *reader, const router_session *primary) {
 	}
 }
 
+static void ask_for_token(router_session *session);
+
+/* Before this process goes on reading at a replica: that must not be behind what it has read here. False: not now. */
+static bool renew_token(const router_group *group, router_session *primary) {
+	if (!primary->read_here) {
+		return true;
+	}
+	if (primary->entry_count > 0) {
+		return false; /* its rows are still coming */
+	}
+	router_session_open(group);
+	ask_for_token(primary);
+	receive_all(primary);
+	primary->read_here = primary->token_stream.lost;
+	return !primary->token_stream.lost;
+}
+
 router_session *router_session_open_reader(const router_group *group) {
 	router_session *primary = find_session(group->id, NULL);
 	const router_reader *reader = NULL;
@@ -631,7 +649,8 @@ router_session *router_session_open_reader(const router_group *group) {
 		router_write_queue_is_empty(primary->queue)) {
 		reader = choose_reader(group);
 	}
-	if (reader == NULL) {
+	if (reader == NULL || !renew_token(group, primary)) {
+		primary->read_here = true;
 		return router_session_open(group);
 	}
 	session = find_session(group->id, reader->name);
@@ -884,14 +903,18 @@ static void note_token(router_stream *stream, const PGresult *row) {
 	strlcpy(stream->session->token, PQgetvalue(row, 0, 0), TOKEN_BYTES);
 }
 
-/* After a commit: what a later read of this process on a replica has to wait for. */
+/* What a later read of this process on a replica has to wait for. */
 static void ask_for_token(router_session *session) {
 	static const router_statement statement = {.sql = "SELECT aidb.token()", .prepare = true};
 
+	session->token_stream = (router_stream){.session = session, .deliver = note_token};
+	send_statement(session, &statement, ENTRY_QUERY)->stream = &session->token_stream;
+	send_sync(session);
+}
+
+static void ask_after_commit(router_session *session) {
 	if (reads_from != READ_FROM_PRIMARY && session->wrote) {
-		session->token_stream = (router_stream){.session = session, .deliver = note_token};
-		send_statement(session, &statement, ENTRY_QUERY)->stream = &session->token_stream;
-		send_sync(session);
+		ask_for_token(session);
 	}
 }
 
@@ -928,7 +951,7 @@ static void end_on_all(void (*send)(router_session *session)) {
 			send(session);
 			send_sync(session);
 			if (send == send_commit) {
-				ask_for_token(session);
+				ask_after_commit(session);
 			}
 		}
 	}
@@ -975,7 +998,7 @@ static void pre_commit(void) {
 		reconnect(only);
 		only->commits = true;
 		send_queued(only);
-		ask_for_token(only);
+		ask_after_commit(only);
 		receive_all(only);
 		only->commits = false;
 		return;

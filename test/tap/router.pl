@@ -6,6 +6,7 @@ use warnings;
 use AidbNode;
 use AidbSession;
 use PostgreSQL::Test::Utils;
+use POSIX ();
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -186,6 +187,21 @@ for my $of ([ s => 'standby' ], [ k => 'cache' ]) {
 	is(join('', $reader->rows('SELECT count(*) FROM item')), ask('SELECT count(*) FROM item'), 'a scan over all groups');
 	my $at = $replica{$name}->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'aidb router'");
 	cmp_ok($at, '>', 0, "reads are at the $role");
+	# What it has read at the primary it sees at a replica that is behind, when that has come so far.
+	my $follower = $replica{$name}->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'aidb standby%'");
+	kill 'STOP', $follower;
+	ask("UPDATE item SET v = 'ahead' WHERE id = $mine");
+	is(join('', $reader->rows("SELECT v FROM item WHERE id = $mine")), "$role 20", "the $role is behind");
+	is(join('', $reader->rows("SET aidb.read_from = 'primary'; SELECT v FROM item WHERE id = $mine")), 'ahead', 'the primary is not');
+	my $going_on = fork // die;
+	if ($going_on == 0) {
+		sleep 1;
+		kill 'CONT', $follower;
+		POSIX::_exit(0);
+	}
+	is(join('', $reader->rows("SET aidb.read_from = '$role'; SELECT v FROM item WHERE id = $mine")), 'ahead', 'a session does not go back');
+	waitpid $going_on, 0;
+	ask("UPDATE item SET v = '$role 20' WHERE id = $mine");
 	$reader->run("BEGIN; UPDATE item SET v = 'own' WHERE id = $mine");
 	is(join('', $reader->rows("SELECT v FROM item WHERE id = $mine")), 'own', 'not in the middle of a transaction that writes');
 	$reader->run('ROLLBACK');
