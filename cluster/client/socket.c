@@ -24,11 +24,22 @@ static bool wait_for(PGconn *connection, short events, uint64_t deadline_ms) {
 	return now < deadline_ms && poll(&socket, 1, (int)(deadline_ms - now)) != 0;
 }
 
+/* A library prints nothing; what matters comes as an error, too. */
+static void ignore_notice(void *argument, const PGresult *notice) {
+	(void)argument;
+	(void)notice;
+}
+
 PGconn *aidb_socket_start(const char *conninfo, const char *settings) {
 	const char *const names[] = {"dbname", "fallback_application_name", "options", NULL};
 	const char *const values[] = {conninfo, "aidb client", settings, NULL};
 
-	return PQconnectStartParams(names, values, 1); /* the first is a whole connection string */
+	PGconn *connection = PQconnectStartParams(names, values, 1); /* the first is a whole connection string */
+
+	if (connection != NULL) {
+		PQsetNoticeReceiver(connection, ignore_notice, NULL);
+	}
+	return connection;
 }
 
 short aidb_socket_connect_events(PostgresPollingStatusType polling) {
