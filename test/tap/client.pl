@@ -134,6 +134,22 @@ kill 'CONT', @hung;
 is(client('put', $key, 'after'), '0|', 'it comes back');
 is(client('get', $key), "0|$key=after\n", 'and takes writes');
 
+# A replica that is sick is not asked any more, and asked again when it is well.
+sub hits { return $node{c}->safe_psql('postgres', "SELECT value FROM aidb.stats() WHERE name = 'row_cache_hits'") }
+@hung = $node{c}->processes;
+kill 'STOP', @hung;
+is(client('read_from=cache', 'timeout=2000', 'get', 'a'), "0|a=a\n", 'a replica that hangs is given up');
+wait_for("SELECT state FROM aidb.node WHERE name = 'c'", 'down');
+$begin = time;
+is(client('read_from=cache', 'timeout=2000', 'get', 'a'), "0|a=a\n", 'then not asked');
+cmp_ok(time - $begin, '<', 0.9, 'so it takes no time');
+kill 'CONT', @hung;
+wait_for("SELECT state FROM aidb.node WHERE name = 'c'", 'up');
+$node{c}->poll_query_until('postgres', "SELECT state = 'streaming' FROM aidb.node_status()") or die;
+my $known = hits();
+client('read_from=cache', 'get', 'a') for 1 .. 3;
+cmp_ok(hits(), '>', $known, 'and asked again');
+
 $node{c}->stop('immediate');
 is(client('read_from=cache', 'get', 'a'), "0|a=a\n", 'without its replica a group is read at the primary');
 $node{d}->stop('immediate');
