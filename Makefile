@@ -46,6 +46,8 @@ COORDINATOR := $(BUILD)/aidb_coordinator
 COORDINATOR_OBJECTS := $(call object,cluster/coordinator/*.c)
 ADMIN := $(BUILD)/aidb-admin
 ADMIN_OBJECTS := $(call object,cluster/admin/*.c)
+EXPORTER := $(BUILD)/aidb_exporter
+EXPORTER_OBJECTS := $(call object,cluster/exporter/*.c)
 SUPPORT_OBJECTS := $(call object,test/support/*.c)
 TEST_PROGRAMS := $(call program,test/unit/test_*.c test/model/*.c)
 HISTORY_PROGRAM := $(BUILD)/test/history/history
@@ -89,7 +91,7 @@ deps: ## install the Debian 12 packages that building and testing need (as root)
 
 # ---- Building ----------------------------------------------------------------------------------------------
 
-all: engine client $(COORDINATOR) $(ADMIN) $(if $(NO_SERVER),,extension) ## build the engine library, the extension and the cluster's programs
+all: engine client $(COORDINATOR) $(ADMIN) $(EXPORTER) $(if $(NO_SERVER),,extension) ## build the engine library, the extension and the cluster's programs
 
 engine: $(BUILD)/libaidb.a $(BUILD)/$(SONAME) $(BUILD)/aidb.pc ## build libaidb.a, libaidb.so.1 and aidb.pc
 
@@ -98,7 +100,7 @@ client: $(BUILD)/libaidb_client.a $(BUILD)/$(CLIENT_SONAME) $(BUILD)/aidb_client
 extension: needs-server $(BUILD)/libaidb.a ## build the PostgreSQL extension
 	@+$(EXTENSION_MAKE) all
 
-tests: $(TEST_PROGRAMS) $(SERVER_PROGRAMS) $(COORDINATOR) $(ADMIN) ## build the programs that tests run
+tests: $(TEST_PROGRAMS) $(SERVER_PROGRAMS) $(COORDINATOR) $(ADMIN) $(EXPORTER) ## build the programs that tests run
 
 # Remembers the command line, so that other flags or another compiler rebuild everything.
 $(BUILD)/flags: FORCE
@@ -143,6 +145,9 @@ $(COORDINATOR): $(COORDINATOR_OBJECTS) $(BUILD)/libaidb_cluster.a
 $(ADMIN): $(ADMIN_OBJECTS)
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq
 
+$(EXPORTER): $(EXPORTER_OBJECTS) $(BUILD)/libaidb_cluster.a
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lmicrohttpd -lpq
+
 $(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(FORMAT_OBJECTS) $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka -Wl,--as-needed -lpq $(LIBS)
 
@@ -159,7 +164,7 @@ $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 $(FUZZ_PROGRAMS): %: %.o $(FORMAT_OBJECTS) $(BUILD)/libaidb.a
 	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
 
--include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(COORDINATOR_OBJECTS:.o=.d) $(ADMIN_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
+-include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(COORDINATOR_OBJECTS:.o=.d) $(ADMIN_OBJECTS:.o=.d) $(EXPORTER_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
 
 # ---- Installing --------------------------------------------------------------------------------------------
 
@@ -172,7 +177,7 @@ install: installable all ## install the extension into PostgreSQL, libraries and
 	ln -sf $(CLIENT_SONAME) $(DESTDIR)$(PREFIX)/lib/libaidb_client.so
 	install -m 644 $(BUILD)/aidb.pc $(BUILD)/aidb_client.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 755 $(COORDINATOR) $(ADMIN) $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(COORDINATOR) $(ADMIN) $(EXPORTER) $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 engine/include/aidb.h cluster/include/aidb_client.h $(DESTDIR)$(PREFIX)/include/
 	$(if $(DESTDIR),,ldconfig)
 
@@ -180,7 +185,7 @@ uninstall: installable ## remove what install has put there
 	@+$(EXTENSION_MAKE) uninstall
 	cd $(DESTDIR)$(PREFIX) && rm -f lib/libaidb.a lib/$(SONAME) lib/libaidb.so lib/pkgconfig/aidb.pc include/aidb.h \
 		lib/libaidb_client.a lib/$(CLIENT_SONAME) lib/libaidb_client.so lib/pkgconfig/aidb_client.pc include/aidb_client.h \
-		bin/aidb_coordinator bin/aidb-admin
+		bin/aidb_coordinator bin/aidb-admin bin/aidb_exporter
 
 installable:
 	@$(if $(FOR_TESTS),echo "a build for tests is not installed: leave SANITIZE and ASSERT away" >&2; exit 1,:)
@@ -198,7 +203,7 @@ server-copy: all
 check: $(TEST_PROGRAMS) ## run the tests that need no server: unit and model
 	@+$(TEST_RUN) unit model
 
-installcheck: needs-server $(SERVER_PROGRAMS) $(COORDINATOR) $(ADMIN) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
+installcheck: needs-server $(SERVER_PROGRAMS) $(COORDINATOR) $(ADMIN) $(EXPORTER) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
 	@+$(TEST_RUN) regress isolation tap
 
 installcheck-sanitized: ## the same under the address and undefined behaviour sanitizers, in a copy of PostgreSQL
@@ -239,7 +244,7 @@ lint-warnings:
 lint-analysis:
 	@PG_CONFIG=$(PG_CONFIG) test/support/analyse $(filter %.c,$(SOURCES))
 
-objects: $(ENGINE_OBJECTS) $(CLUSTER_OBJECTS) $(COORDINATOR_OBJECTS) $(ADMIN_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
+objects: $(ENGINE_OBJECTS) $(CLUSTER_OBJECTS) $(COORDINATOR_OBJECTS) $(ADMIN_OBJECTS) $(EXPORTER_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
 	@+$(EXTENSION_MAKE) objects
 
 format: ## put all C sources into the form that lint asks for

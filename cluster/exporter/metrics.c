@@ -1,0 +1,215 @@
+#define _GNU_SOURCE /* open_memstream */
+#include "exporter/metrics.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/socket.h"
+
+#define STATS "SELECT name, value FROM aidb.stats()"
+#define NODE "SELECT role, state, epoch, sealed::int, applied, lag_commits, heard_ms FROM aidb.node_status()"
+#define SLOTS "SELECT slot, acknowledged, retained_bytes, lost::int FROM aidb.stream_slots() ORDER BY slot"
+#define LEVELS 16
+
+/* Of aidb.stats(). A name with * is that of each level. */
+static const struct {
+	const char *stat;
+	const char *metric;
+	const char *type;
+	const char *help;
+	double unit; /* of the stat, in that of the metric */
+} stats[] = {
+	{"commits", "aidb_engine_commits_total", "counter", "Commits to the store.", 1},
+	{"gets", "aidb_engine_gets_total", "counter", "Reads by key.", 1},
+	{"seeks", "aidb_engine_seeks_total", "counter", "Starts of range scans.", 1},
+	{"entries", "aidb_engine_entries", "gauge", "Versions of rows in the store.", 1},
+	{"sequence", "aidb_engine_sequence", "gauge", "The newest visible commit.", 1},
+	{"oldest_snapshot", "aidb_engine_oldest_snapshot", "gauge", "The oldest commit that a snapshot still needs.", 1},
+	{"snapshots", "aidb_engine_snapshots", "gauge", "Snapshots that are registered now.", 1},
+	{"readers", "aidb_engine_readers", "gauge", "Processes that are reading now.", 1},
+	{"row_locks", "aidb_engine_row_locks", "gauge", "Row locks that are held now.", 1},
+	{"writes_off", "aidb_engine_writes_off", "gauge", "1 when an I/O error or a full disk has turned writes off.", 1},
+	{"stalls", "aidb_engine_write_stalls_total", "counter", "Writes that had to wait for flushes or compactions.", 1},
+	{"stall_us", "aidb_engine_write_stall_seconds_total", "counter", "How long they have waited.", 1e-6},
+	{"reservations", "aidb_log_reservations", "gauge", "Commits that have room in the log, and are not decided yet.",
+	 1},
+	{"reserved_bytes", "aidb_log_reserved_bytes", "gauge", "Room in the log that is promised to them.", 1},
+	{"log_writes", "aidb_log_writes_total", "counter", "Writes to the log.", 1},
+	{"log_syncs", "aidb_log_syncs_total", "counter", "Syncs of the log.", 1},
+	{"log_bytes", "aidb_log_written_bytes_total", "counter", "Bytes written to the log.", 1},
+	{"log_live_bytes", "aidb_log_live_bytes", "gauge", "Log that recovery would read.", 1},
+	{"memory_bytes", "aidb_memory_arena_bytes", "gauge", "The shared memory of the store.", 1},
+	{"memtable_bytes", "aidb_memory_memtable_bytes", "gauge", "What memtables take of it.", 1},
+	{"cache_bytes", "aidb_memory_block_cache_bytes", "gauge", "What the block cache takes of it.", 1},
+	{"flushes", "aidb_flush_runs_total", "counter", "Memtables written to SSTables.", 1},
+	{"flush_bytes", "aidb_flush_written_bytes_total", "counter", "Bytes of them.", 1},
+	{"compactions", "aidb_compaction_runs_total", "counter", "Merges of SSTables.", 1},
+	{"moves", "aidb_compaction_moves_total", "counter", "SSTables moved to the next level as they are.", 1},
+	{"compaction_read_bytes", "aidb_compaction_read_bytes_total", "counter", "Bytes that merges have read.", 1},
+	{"compaction_write_bytes", "aidb_compaction_written_bytes_total", "counter", "Bytes that merges have written.", 1},
+	{"cache_hits", "aidb_block_cache_hits_total", "counter", "Blocks found in the cache.", 1},
+	{"cache_misses", "aidb_block_cache_misses_total", "counter", "Blocks read from files.", 1},
+	{"filter_checks", "aidb_filter_checks_total", "counter", "Questions to bloom filters.", 1},
+	{"filter_skips", "aidb_filter_skips_total", "counter", "SSTables that they have saved reading.", 1},
+	{"level*_files", "aidb_level_files", "gauge", "SSTables by level.", 1},
+	{"level*_bytes", "aidb_level_bytes", "gauge", "Bytes of SSTables by level.", 1},
+	{"row_cache_hits", "aidb_row_cache_hits_total", "counter", "Rows that a caching read node knew.", 1},
+	{"row_cache_misses", "aidb_row_cache_misses_total", "counter", "Rows that it had to ask for.", 1},
+	{"row_cache_invalidations", "aidb_row_cache_invalidations_total", "counter",
+	 "Rows that it forgot since they changed.", 1},
+	{"row_cache_bytes", "aidb_row_cache_bytes", "gauge", "What it remembers.", 1},
+};
+
+static void head(FILE *out, const char *name, const char *type, const char *help) {
+	fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void value(FILE *out, const char *text, double unit) {
+	if (unit == 1) {
+		fprintf(out, "%s\n", text);
+	} else {
+		fprintf(out, "%.9g\n", strtod(text, NULL) * unit);
+	}
+}
+
+/* As a label: backslashes, quotes and line feeds are escaped. */
+static void label(FILE *out, const char *name, const char *text) {
+	fprintf(out, "%s=\"", name);
+	for (; *text != '\0'; text++) {
+		if (*text == '\n') {
+			fputs("\\n", out);
+		} else {
+			fprintf(out, "%s%c", *text == '\\' || *text == '"' ? "\\" : "", *text);
+		}
+	}
+	fputc('"', out);
+}
+
+/* The stat's value; NULL: the server has none of this name. */
+static const char *find(const PGresult *result, const char *name) {
+	for (int row = 0; row < PQntuples(result); row++) {
+		if (strcmp(PQgetvalue(result, row, 0), name) == 0) {
+			return PQgetvalue(result, row, 1);
+		}
+	}
+	return NULL;
+}
+
+static void write_levels(FILE *out, const PGresult *result, size_t of) {
+	head(out, stats[of].metric, stats[of].type, stats[of].help);
+	for (int level = 0; level < LEVELS; level++) {
+		char name[64];
+		const char *text;
+
+		snprintf(name, sizeof(name), "level%d%s", level, strchr(stats[of].stat, '*') + 1);
+		text = find(result, name);
+		if (text != NULL) {
+			fprintf(out, "%s{level=\"%d\"} %s\n", stats[of].metric, level, text);
+		}
+	}
+}
+
+static void write_stats(FILE *out, const PGresult *result) {
+	for (size_t i = 0; i < sizeof(stats) / sizeof(stats[0]); i++) {
+		const char *text = find(result, stats[i].stat);
+
+		if (strchr(stats[i].stat, '*') != NULL) {
+			write_levels(out, result, i);
+		} else if (text != NULL) {
+			head(out, stats[i].metric, stats[i].type, stats[i].help);
+			fprintf(out, "%s ", stats[i].metric);
+			value(out, text, stats[i].unit);
+		}
+	}
+}
+
+static void write_node(FILE *out, const PGresult *result) {
+	static const struct {
+		const char *metric, *help;
+		double unit;
+	} columns[] = {
+		{"aidb_node_epoch", "The highest epoch that it has seen.", 1},
+		{"aidb_node_sealed", "1 when it must not acknowledge commits.", 1},
+		{"aidb_replication_applied_sequence", "The primary's commit that this replica has come to.", 1},
+		{"aidb_replication_lag_commits", "Commits of the primary that this replica does not have yet.", 1},
+		{"aidb_replication_heard_seconds", "Since when this replica has not heard of its primary.", 1e-3},
+	};
+
+	if (PQntuples(result) != 1) {
+		return;
+	}
+	head(out, "aidb_node_info", "gauge", "1, with what this server is in its group, and what it is doing.");
+	fputs("aidb_node_info{", out);
+	label(out, "role", PQgetvalue(result, 0, 0));
+	fputc(',', out);
+	label(out, "state", PQgetvalue(result, 0, 1));
+	fputs("} 1\n", out);
+	for (int i = 0; i < (int)(sizeof(columns) / sizeof(columns[0])); i++) {
+		if (!PQgetisnull(result, 0, 2 + i)) {
+			head(out, columns[i].metric, "gauge", columns[i].help);
+			fprintf(out, "%s ", columns[i].metric);
+			value(out, PQgetvalue(result, 0, 2 + i), columns[i].unit);
+		}
+	}
+}
+
+static void write_slots(FILE *out, const PGresult *result) {
+	static const char *const columns[][3] = {
+		{"aidb_stream_acknowledged_sequence", "gauge", "The commit up to which a replica has everything, by slot."},
+		{"aidb_stream_retained_bytes", "gauge", "Log that is kept for a replica, by slot."},
+		{"aidb_stream_lost", "gauge", "1 when the log that a replica needs is not there any more, by slot."}};
+
+	for (int i = 0; i < 3 && PQntuples(result) > 0; i++) {
+		head(out, columns[i][0], columns[i][1], columns[i][2]);
+		for (int row = 0; row < PQntuples(result); row++) {
+			fprintf(out, "%s{", columns[i][0]);
+			label(out, "slot", PQgetvalue(result, row, 0));
+			fprintf(out, "} %s\n", PQgetvalue(result, row, 1 + i));
+		}
+	}
+}
+
+/* Of each question, or why there is none. */
+static const char *ask_all(PGconn *connection, uint64_t deadline_ms, PGresult *results[3]) {
+	static const char *const questions[] = {STATS, NODE, SLOTS};
+
+	for (int i = 0; i < 3; i++) {
+		results[i] = aidb_socket_execute(connection, questions[i], deadline_ms);
+		if (PQresultStatus(results[i]) != PGRES_TUPLES_OK) {
+			return results[i] == NULL ? "no answer in time" : PQresultErrorMessage(results[i]);
+		}
+	}
+	return NULL;
+}
+
+bool aidb_metrics_collect(PGconn *connection, const char *reason, uint64_t deadline_ms, aidb_metrics *metrics) {
+	PGresult *results[3] = {NULL};
+	FILE *out = open_memstream(&metrics->text, &metrics->size);
+	const char *wrong = reason;
+
+	if (out == NULL) {
+		metrics->text = NULL;
+		return false;
+	}
+	if (connection != NULL) {
+		wrong = ask_all(connection, deadline_ms, results);
+	}
+	head(out, "aidb_up", "gauge", "1 when the server answers, and has AiDb.");
+	fprintf(out, "aidb_up %d\n", wrong == NULL ? 1 : 0);
+	if (wrong != NULL) {
+		fprintf(out, "# %.*s\n", (int)strcspn(wrong, "\n"), wrong);
+	} else {
+		write_stats(out, results[0]);
+		write_node(out, results[1]);
+		write_slots(out, results[2]);
+	}
+	for (int i = 0; i < 3; i++) {
+		PQclear(results[i]);
+	}
+	if (fclose(out) != 0) {
+		free(metrics->text);
+		metrics->text = NULL;
+	}
+	return wrong == NULL;
+}
