@@ -17,21 +17,25 @@
 #define CONNECTIONS 16u  /* of HTTP, at a time */
 #define IDLE_S 30u
 
-static const char help[] = "aidb_exporter serves metrics of one server with AiDb over HTTP, as Prometheus reads them.\n"
-						   "\n"
-						   "Usage: aidb_exporter --conninfo=CONNINFO [OPTION...]\n"
-						   "\n"
-						   "  --conninfo=CONNINFO     the server, and the database with extension aidb\n"
-						   "  --listen=ADDRESS:PORT   (127.0.0.1:9187); port 0: a free one, which is printed\n"
-						   "  --help, --version\n"
-						   "\n"
-						   "Metrics are at /metrics. The role that it connects as needs EXECUTE on functions "
-						   "aidb.stats, aidb.node_status and\n"
-						   "aidb.stream_slots. While the server does not answer, aidb_up is 0.\n";
+static const char help[] =
+	"aidb_exporter serves metrics of one server with AiDb over HTTP, as Prometheus reads them.\n"
+	"\n"
+	"Usage: aidb_exporter --conninfo=CONNINFO [OPTION...]\n"
+	"\n"
+	"  --conninfo=CONNINFO     the server, and the database with extension aidb\n"
+	"  --cluster               that database has the catalog of a cluster: tells of its groups and nodes, too\n"
+	"  --listen=ADDRESS:PORT   (127.0.0.1:9187); port 0: a free one, which is printed\n"
+	"  --help, --version\n"
+	"\n"
+	"Metrics are at /metrics. The role that it connects as needs EXECUTE on functions "
+	"aidb.stats, aidb.node_status and\n"
+	"aidb.stream_slots; with --cluster SELECT on the tables of the catalog. While the server does not answer, aidb_up "
+	"is 0.\n";
 
 /* The library serves one request at a time: it has one thread. */
 typedef struct exporter {
 	const char *conninfo;
+	bool of_cluster;    /* it has the catalog */
 	PGconn *connection; /* kept from one request to the next; NULL: none */
 } exporter;
 
@@ -46,7 +50,8 @@ static void collect(exporter *self, aidb_metrics *metrics) {
 			self->connection =
 				aidb_socket_connect(self->conninfo, "-c application_name=aidb_exporter", deadline_ms, &error);
 		}
-		if (aidb_metrics_collect(self->connection, error != NULL ? error : "out of memory", deadline_ms, metrics)) {
+		if (aidb_metrics_collect(self->connection, self->of_cluster, error != NULL ? error : "out of memory",
+								 deadline_ms, metrics)) {
 			break;
 		}
 		PQfinish(self->connection);
@@ -113,11 +118,10 @@ static bool read_address(const char *text, struct sockaddr_in *address) {
 
 /* Returns 0, or the exit status + 1 when there is nothing more to do. */
 static int read_options(int count, char **arguments, exporter *self, struct sockaddr_in *address) {
-	static const struct option known[] = {{"conninfo", required_argument, NULL, 'c'},
-										  {"listen", required_argument, NULL, 'l'},
-										  {"help", no_argument, NULL, 'h'},
-										  {"version", no_argument, NULL, 'v'},
-										  {NULL, 0, NULL, 0}};
+	static const struct option known[] = {
+		{"conninfo", required_argument, NULL, 'c'}, {"cluster", no_argument, NULL, 'g'},
+		{"listen", required_argument, NULL, 'l'},   {"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},        {NULL, 0, NULL, 0}};
 	int option;
 
 	while ((option = getopt_long(count, arguments, "", known, NULL)) != -1) {
@@ -131,6 +135,9 @@ static int read_options(int count, char **arguments, exporter *self, struct sock
 						optarg);
 				return 3;
 			}
+			break;
+		case 'g':
+			self->of_cluster = true;
 			break;
 		case 'h':
 			fputs(help, stdout);

@@ -9,7 +9,6 @@
 
 #define STATS "SELECT name, value FROM aidb.stats()"
 #define NODE "SELECT role, state, epoch, sealed::int, applied, lag_commits, heard_ms FROM aidb.node_status()"
-#define SLOTS "SELECT slot, acknowledged, retained_bytes, lost::int FROM aidb.stream_slots() ORDER BY slot"
 #define LEVELS 16
 
 /* Of aidb.stats(). A name with * is that of each level. */
@@ -154,28 +153,92 @@ static void write_node(FILE *out, const PGresult *result) {
 	}
 }
 
-static void write_slots(FILE *out, const PGresult *result) {
-	static const char *const columns[][3] = {
-		{"aidb_stream_acknowledged_sequence", "gauge", "The commit up to which a replica has everything, by slot."},
-		{"aidb_stream_retained_bytes", "gauge", "Log that is kept for a replica, by slot."},
-		{"aidb_stream_lost", "gauge", "1 when the log that a replica needs is not there any more, by slot."}};
+/* A table: columns that are labels, then columns that are metrics. */
+typedef struct labelled {
+	const char *sql;
+	int label_count;
+	const char *labels[3];
+	int metric_count;
+	const char *metrics[4][2]; /* names, all gauges, and what they are */
+} labelled;
 
-	for (int i = 0; i < 3 && PQntuples(result) > 0; i++) {
-		head(out, columns[i][0], columns[i][1], columns[i][2]);
+static const labelled slots = {
+	.sql = "SELECT slot, acknowledged, retained_bytes, lost::int FROM aidb.stream_slots() ORDER BY slot",
+	.label_count = 1,
+	.labels = {"slot"},
+	.metric_count = 3,
+	.metrics = {{"aidb_stream_acknowledged_sequence", "The commit up to which a replica has everything, by slot."},
+				{"aidb_stream_retained_bytes", "Log that is kept for a replica, by slot."},
+				{"aidb_stream_lost", "1 when the log that a replica needs is not there any more, by slot."}},
+};
+
+static const labelled cluster[] = {
+	{.sql = "SELECT n.name, coalesce(g.name, ''), CASE WHEN g.primary_id = n.node_id THEN 'primary' WHEN g.in_sync_id ="
+			" n.node_id THEN 'in-sync standby' ELSE coalesce(m.role, '') END, (n.state = 'up')::int FROM aidb.node n"
+			" LEFT JOIN aidb.member m USING (node_id) LEFT JOIN aidb.node_group g USING (group_id) ORDER BY n.name",
+	 .label_count = 3,
+	 .labels = {"node", "group", "role"},
+	 .metric_count = 1,
+	 .metrics = {{"aidb_cluster_node_up", "1 when the coordinator finds the node up."}}},
+	{.sql = "SELECT g.name, g.epoch, (g.in_sync_id IS NOT NULL)::int, g.synchronous::int,"
+			" (SELECT count(*) FROM aidb.slot s WHERE s.group_id = g.group_id) FROM aidb.node_group g ORDER BY g.name",
+	 .label_count = 1,
+	 .labels = {"group"},
+	 .metric_count = 4,
+	 .metrics = {{"aidb_cluster_group_epoch", "The epoch of the group's primary: it grows with each failover."},
+				 {"aidb_cluster_group_in_sync", "1 when a standby has all that is acknowledged."},
+				 {"aidb_cluster_group_synchronous", "1 when the group is to have such a standby."},
+				 {"aidb_cluster_group_slots", "Slots, of 256, whose rows the group keeps."}}},
+	{.sql =
+		 "SELECT extract(epoch FROM max(until) - clock_timestamp())::float8 FROM aidb.coordinator HAVING count(*) > 0",
+	 .metric_count = 1,
+	 .metrics = {{"aidb_cluster_lease_seconds",
+				  "For how long a coordinator may still act; below zero: none has acted for so long."}}},
+	{.sql = "SELECT severity, count(*) FROM aidb.event GROUP BY severity ORDER BY severity",
+	 .label_count = 1,
+	 .labels = {"severity"},
+	 .metric_count = 1,
+	 .metrics = {{"aidb_cluster_events", "Events that the catalog has kept."}}},
+};
+#define CLUSTER_TABLES (sizeof(cluster) / sizeof(cluster[0]))
+
+static void write_labelled(FILE *out, const labelled *of, const PGresult *result) {
+	for (int i = 0; i < of->metric_count && PQntuples(result) > 0; i++) {
+		head(out, of->metrics[i][0], "gauge", of->metrics[i][1]);
 		for (int row = 0; row < PQntuples(result); row++) {
-			fprintf(out, "%s{", columns[i][0]);
-			label(out, "slot", PQgetvalue(result, row, 0));
-			fprintf(out, "} %s\n", PQgetvalue(result, row, 1 + i));
+			fputs(of->metrics[i][0], out);
+			for (int j = 0; j < of->label_count; j++) {
+				fputc(j == 0 ? '{' : ',', out);
+				label(out, of->labels[j], PQgetvalue(result, row, j));
+			}
+			fprintf(out, "%s %s\n", of->label_count > 0 ? "}" : "", PQgetvalue(result, row, of->label_count + i));
 		}
 	}
 }
 
-/* Of each question, or why there is none. */
-static const char *ask_all(PGconn *connection, uint64_t deadline_ms, PGresult *results[3]) {
-	static const char *const questions[] = {STATS, NODE, SLOTS};
+/* The questions, in the order in which their answers are written. */
+#define QUESTIONS (3 + CLUSTER_TABLES)
 
-	for (int i = 0; i < 3; i++) {
-		results[i] = aidb_socket_execute(connection, questions[i], deadline_ms);
+static const char *question(size_t number) {
+	static const char *const first[] = {STATS, NODE};
+
+	return number < 2 ? first[number] : number == 2 ? slots.sql : cluster[number - 3].sql;
+}
+
+static void write_answer(FILE *out, size_t number, const PGresult *result) {
+	if (number == 0) {
+		write_stats(out, result);
+	} else if (number == 1) {
+		write_node(out, result);
+	} else {
+		write_labelled(out, number == 2 ? &slots : &cluster[number - 3], result);
+	}
+}
+
+/* NULL, or why there is no answer. */
+static const char *ask_all(PGconn *connection, size_t count, uint64_t deadline_ms, PGresult **results) {
+	for (size_t i = 0; i < count; i++) {
+		results[i] = aidb_socket_execute(connection, question(i), deadline_ms);
 		if (PQresultStatus(results[i]) != PGRES_TUPLES_OK) {
 			return results[i] == NULL ? "no answer in time" : PQresultErrorMessage(results[i]);
 		}
@@ -183,8 +246,10 @@ static const char *ask_all(PGconn *connection, uint64_t deadline_ms, PGresult *r
 	return NULL;
 }
 
-bool aidb_metrics_collect(PGconn *connection, const char *reason, uint64_t deadline_ms, aidb_metrics *metrics) {
-	PGresult *results[3] = {NULL};
+bool aidb_metrics_collect(PGconn *connection, bool of_cluster, const char *reason, uint64_t deadline_ms,
+						  aidb_metrics *metrics) {
+	PGresult *results[QUESTIONS] = {NULL};
+	size_t count = of_cluster ? QUESTIONS : 3;
 	FILE *out = open_memstream(&metrics->text, &metrics->size);
 	const char *wrong = reason;
 
@@ -193,18 +258,17 @@ bool aidb_metrics_collect(PGconn *connection, const char *reason, uint64_t deadl
 		return false;
 	}
 	if (connection != NULL) {
-		wrong = ask_all(connection, deadline_ms, results);
+		wrong = ask_all(connection, count, deadline_ms, results);
 	}
 	head(out, "aidb_up", "gauge", "1 when the server answers, and has AiDb.");
 	fprintf(out, "aidb_up %d\n", wrong == NULL ? 1 : 0);
 	if (wrong != NULL) {
 		fprintf(out, "# %.*s\n", (int)strcspn(wrong, "\n"), wrong);
-	} else {
-		write_stats(out, results[0]);
-		write_node(out, results[1]);
-		write_slots(out, results[2]);
 	}
-	for (int i = 0; i < 3; i++) {
+	for (size_t i = 0; i < count; i++) {
+		if (wrong == NULL) {
+			write_answer(out, i, results[i]);
+		}
 		PQclear(results[i]);
 	}
 	if (fclose(out) != 0) {
