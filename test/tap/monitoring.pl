@@ -1,0 +1,123 @@
+# What monitoring/ has, on a real cluster read by a real Prometheus: the rules are right, every expression of the dashboards gives
+# something, and alerts come when there is reason to.
+use strict;
+use warnings;
+use AidbNode;
+use HTTP::Tiny;
+use IPC::Run;
+use JSON::PP qw(decode_json);
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $catalog = AidbNode->launch('catalog');
+my %node = map { $_ => AidbNode->launch($_, conf => 'aidb.row_cache = 4MB') } qw(a b c);
+my (%exporter, $daemon, $prometheus);
+
+END { $_->kill_kill for grep { defined } values %exporter, $daemon, $prometheus }
+
+sub conninfo_of { return 'host=' . $_[0]->host . ' port=' . $_[0]->port . ' dbname=postgres' }
+sub ask { return $catalog->safe_psql('postgres', $_[0]) }
+
+# Of this server; its port.
+sub start_exporter {
+	my ($name, $server, @options) = @_;
+	my ($output, $error) = ('', '');
+	$exporter{$name} = IPC::Run::start([ './aidb_exporter', '--conninfo=' . conninfo_of($server), '--listen=127.0.0.1:0', @options ], '<', \undef, '>', \$output, '2>', \$error);
+	my $until = time + 60;
+	$exporter{$name}->pump_nb, sleep 0.01 while $output !~ /port (\d+)\n/ && time < $until;
+	return $output =~ /port (\d+)\n/ ? $1 : die "no exporter: $error";
+}
+
+# ---- The files ------------------------------------------------------------------------------------------------------
+
+for my $check ([ 'check', 'rules', 'monitoring/alerts.yml' ], [ 'test', 'rules', 'monitoring/alerts_test.yml' ], [ 'check', 'config', 'monitoring/prometheus.yml' ]) {
+	my $output;
+	ok(IPC::Run::run([ 'promtool', @$check ], '>', \$output, '2>&1'), "promtool @$check") or diag($output);
+}
+my $rules = slurp_file('monitoring/alerts.yml');
+my $tests = slurp_file('monitoring/alerts_test.yml');
+is(join(' ', grep { $tests !~ /alertname: $_\b[^\n]*\n\s+exp_alerts/ } $rules =~ /alert: (\w+)/g), '', 'each alert is tested');
+
+# ---- A cluster --------------------------------------------------------------------------------------------------------
+
+ask("SELECT aidb.add_node('$_', '" . conninfo_of($node{$_}) . "')") for sort keys %node;
+ask("SELECT aidb.add_group('one', 'a'); SELECT aidb.add_replica('one', 'b'); SELECT aidb.add_replica('one', 'c', 'cache')");
+$daemon = IPC::Run::start([ './aidb_coordinator', '--conninfo', conninfo_of($catalog), '--interval', 200, '--timeout', 1000, '--lease', 2000 ], '<', \undef,
+	'>', '/dev/null', '2>>', $PostgreSQL::Test::Utils::log_path . '/coordinator.log');
+$catalog->poll_query_until('postgres', "SELECT in_sync = 'b' FROM aidb.groups") or die;
+$node{c}->poll_query_until('postgres', "SELECT role = 'cache' AND state = 'streaming' FROM aidb.node_status()") or die;
+ask("CREATE FOREIGN TABLE item (id int PRIMARY KEY, v text) SERVER aidb_cluster; INSERT INTO item SELECT i, 'v' FROM generate_series(1, 5000) i");
+$node{a}->safe_psql('postgres', 'SELECT aidb.flush()');
+
+my %port = ((map { $_ => start_exporter($_, $node{$_}) } sort keys %node), catalog => start_exporter('catalog', $catalog, '--cluster'));
+my $told = HTTP::Tiny->new->get("http://127.0.0.1:$port{catalog}/metrics")->{content};
+for my $line ('aidb_cluster_node_up{node="a",group="one",role="primary"} 1', 'aidb_cluster_node_up{node="c",group="one",role="cache"} 1',
+	'aidb_cluster_group_in_sync{group="one"} 1', 'aidb_cluster_group_slots{group="one"} 256') {
+	like($told, qr/^\Q$line\E$/m, $line);
+}
+my $checked;
+ok(IPC::Run::run([ 'promtool', 'check', 'metrics' ], '<', \$told, '>', \$checked, '2>&1'), 'promtool check metrics') or diag($checked);
+
+# ---- Prometheus -------------------------------------------------------------------------------------------------------
+
+my $place = PostgreSQL::Test::Utils::tempdir();
+my $web = 'http://127.0.0.1:' . PostgreSQL::Test::Cluster::get_free_port();
+# The alerts as they are, but sooner: a test has no minute to wait.
+append_to_file("$place/alerts.yml", $rules =~ s/for: \d+[sm]/for: 0s/gr =~ s/< -10$/< -1/mr);
+append_to_file("$place/prometheus.yml", <<"YAML");
+global: { scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms }
+rule_files: [ alerts.yml ]
+scrape_configs: [ { job_name: aidb, static_configs: [ { targets: [ @{[ join ', ', map { "'127.0.0.1:$_'" } values %port ]} ] } ] } ]
+YAML
+$prometheus = IPC::Run::start([ 'prometheus', "--config.file=$place/prometheus.yml", "--storage.tsdb.path=$place/data", '--web.listen-address=' . $web =~ s|http://||r ],
+	'<', \undef, '>', $PostgreSQL::Test::Utils::log_path . '/prometheus.log', '2>&1');
+
+sub query {
+	my ($expression) = @_;
+	my $response = HTTP::Tiny->new(timeout => 10)->post_form("$web/api/v1/query", { query => $expression });
+	return $response->{success} ? decode_json($response->{content})->{data}{result} : [];
+}
+
+# Waits until the expression gives something, or (none) nothing any more.
+sub gives {
+	my ($expression, $none) = @_;
+	my $until = time + 60;
+	while (time < $until) {
+		return 1 if !!@{ query($expression) } ne !!$none;
+		sleep 0.2;
+	}
+	return 0;
+}
+
+ok(gives('count(aidb_up == 1) == 4'), 'a Prometheus reads all four');
+for my $file (sort glob 'monitoring/dashboards/*.json') {
+	my $dashboard = decode_json(slurp_file($file));
+	my @expressions = map { $_->{expr} } map { @{ $_->{targets} // [] } } @{ $dashboard->{panels} };
+	cmp_ok(scalar @expressions, '>', 10, "$file has expressions");
+	for my $expression (@expressions) {
+		# so that there is something to give rates of
+		ask("UPDATE item SET v = v WHERE id = 7; SET aidb.read_from = 'cache'; SELECT v FROM item WHERE id = 7");
+		my $asked = $expression =~ s/\$__rate_interval/1m/gr =~ s/\$instance/.*/gr;
+		ok(gives($asked), $asked);
+	}
+	my @places = map { join ',', @{ $_->{gridPos} }{qw(x y)} } @{ $dashboard->{panels} };
+	my %seen;
+	is(scalar(grep { $seen{$_}++ } @places), 0, 'no panel lies on another');
+}
+my %known = map { $_ => 1 } @{ decode_json(HTTP::Tiny->new->get("$web/api/v1/label/__name__/values")->{content})->{data} };
+is(join(' ', sort grep { !$known{$_} } map { /\b(aidb_\w+)/g } $rules =~ /expr: (.*)/g), '', 'alerts are about metrics that there are');
+
+# ---- Alerts -------------------------------------------------------------------------------------------------------------
+
+ok(gives('ALERTS{alertstate="firing"}', 'none'), 'all is well');
+$node{b}->stop('immediate');
+ok(gives('ALERTS{alertname="AidbServerDown", alertstate="firing"}'), 'a server that is down');
+ok(gives('ALERTS{alertname="AidbNodeDown", node="b", alertstate="firing"}'), 'a node that is');
+ok(gives('ALERTS{alertname="AidbNoStandbyInSync", group="one", alertstate="firing"}'), 'a group with no standby in sync');
+$node{b}->start;
+ok(gives('ALERTS{alertstate="firing"}', 'none'), 'all is well again');
+$daemon->kill_kill;
+undef $daemon;
+ok(gives('ALERTS{alertname="AidbNoCoordinator", alertstate="firing"}'), 'no coordinator');
+done_testing();
