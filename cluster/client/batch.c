@@ -303,7 +303,9 @@ aidb_client_status aidb_client_batch_get(aidb_client_space *space, size_t count,
 	if (count > 0 && (keys == NULL || values == NULL)) {
 		return aidb_client_fail(AIDB_CLIENT_INVALID, "a batch needs keys, and a place for values");
 	}
-	memset(values, 0, count * sizeof(*values));
+	for (size_t i = 0; i < count; i++) {
+		values[i] = (aidb_client_value){0};
+	}
 	status = run_batch(space, &self, count);
 	for (size_t i = 0; status != AIDB_CLIENT_OK && i < count; i++) {
 		aidb_client_value_free(&values[i]);

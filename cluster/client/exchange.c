@@ -82,7 +82,8 @@ static const char *send_all(const aidb_exchange *self, aidb_part *part) {
 		int sizes[AIDB_EXCHANGE_VALUES], count;
 
 		if (!self->parameters(self->argument, part, chunk, values, sizes, &count)) {
-			return "out of memory";
+			end(part, AIDB_PART_FAILED, "out of memory"); /* here: another node would not help */
+			return NULL;
 		}
 		part->sent = true;
 		if (!send_statement(part, statement, name, count, values, sizes)) {

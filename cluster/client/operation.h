@@ -14,7 +14,7 @@ typedef struct aidb_operation {
 	aidb_exchange exchange;
 	bool writes;
 	/* Makes parts, one for each group that has something left to do (group, chunk_count, first_cut); there is room for one for
-	 * each group of the topology. False: out of memory, or a group is gone. */
+	 * each group of the topology. False: out of memory. */
 	bool (*plan)(void *argument, aidb_topology *topology, aidb_part *parts, size_t *count);
 	/* An attempt is over: of each part the chunks before `answered` have been done. NULL: nothing is to be noted. */
 	void (*settle)(void *argument, const aidb_part *part);

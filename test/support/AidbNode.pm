@@ -13,7 +13,7 @@ use parent -norequire, 'PostgreSQL::Test::Cluster';
 use Cwd qw(realpath);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use Time::HiRes qw(sleep);
+use Time::HiRes qw(sleep time);
 
 my %defaults = (memory => '32MB', fsync => 'off', conf => '');
 
@@ -41,6 +41,28 @@ sub launch {
 	$self->start;
 	$self->safe_psql('postgres', 'CREATE EXTENSION aidb');
 	return $self;
+}
+
+# For programs that connect to its database postgres.
+sub conninfo {
+	my ($self) = @_;
+	return 'host=' . $self->host . ' port=' . $self->port . ' dbname=postgres';
+}
+
+# Waits until the statement gives this, also over errors on the way, and returns how long it took. Dies after 90 s; a server with
+# the catalog of a cluster tells what has happened there.
+sub wait_for {
+	my ($self, $sql, $expected) = @_;
+	my $begin = time;
+	while (1) {
+		my (undef, $got) = $self->psql('postgres', $sql);
+		return time - $begin if defined $got && $got eq $expected;
+		if (time > $begin + 90) {
+			my (undef, $told) = $self->psql('postgres', 'TABLE aidb.events; TABLE aidb.nodes');
+			die "waited for \"$expected\" of: $sql\ngot \"" . ($got // '') . "\"\n" . ($told // '');
+		}
+		sleep 0.05;
+	}
 }
 
 # Kills the postmaster and all its children with SIGKILL, as the end of the machine would; start() brings it back. It

@@ -3,6 +3,7 @@
 # hang or are away are told of in time.
 use strict;
 use warnings;
+use AidbDaemon;
 use AidbNode;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -10,42 +11,21 @@ use Time::HiRes qw(sleep time);
 
 my $catalog = AidbNode->launch('catalog');
 my %node = map { $_ => AidbNode->launch($_, conf => $_ eq 'c' ? 'aidb.row_cache = 8MB' : '') } qw(a b c d);
-my $daemon;
-
-sub conninfo_of {
-	my ($server) = @_;
-	return 'host=' . $server->host . ' port=' . $server->port . ' dbname=postgres';
-}
 
 sub ask { return $catalog->safe_psql('postgres', $_[0]) }
-
-sub wait_for {
-	my ($sql, $expected) = @_;
-	my $begin = time;
-	while (ask($sql) ne $expected) {
-		if (time > $begin + 60) {
-			diag("waiting for \"$expected\", got \"" . ask($sql) . "\"\n" . ask('TABLE aidb.events') . "\n" . ask('TABLE aidb.nodes'));
-			die "no success in waiting for: $sql";
-		}
-		sleep 0.05;
-	}
-	return;
-}
 
 # The program with these words, on key space `store`: its exit status and what it printed.
 sub client {
 	my (@words) = @_;
 	my ($out, $err) = ('', '');
-	IPC::Run::run([ './client', conninfo_of($catalog), 'store', @words ], '<', \undef, '>', \$out, '2>', \$err);
+	IPC::Run::run([ './client', $catalog->conninfo, 'store', @words ], '<', \undef, '>', \$out, '2>', \$err);
 	return ($? >> 8) . "|$out$err";
 }
-
-END { $daemon->kill_kill if $daemon }
 
 # ---- A cluster: a group with a standby and a caching read node, and a group of one -----------------------------------
 
 like(client('health'), qr/^1\|3: could not read the cluster's catalog: the cluster has no group; see aidb\.add_group/, 'a cluster has a group');
-ask("SELECT aidb.add_node('$_', '" . conninfo_of($node{$_}) . "')") for qw(a b c d);
+ask("SELECT aidb.add_node('$_', '" . $node{$_}->conninfo . "')") for qw(a b c d);
 $node{d}->safe_psql('postgres', 'SELECT aidb.become_primary()');
 ask(<<'SQL');
 SELECT aidb.add_group('two', 'd', false);
@@ -53,10 +33,9 @@ SELECT aidb.add_group('one', 'a');
 SELECT aidb.add_replica('one', 'b');
 SELECT aidb.add_replica('one', 'c', 'cache');
 SQL
-$daemon = IPC::Run::start([ './aidb_coordinator', '--conninfo', conninfo_of($catalog), '--interval', 200, '--timeout', 1000, '--lease', 2000 ],
-	'<', \undef, '>', '/dev/null', '2>>', $PostgreSQL::Test::Utils::log_path . '/coordinator.log');
-wait_for("SELECT in_sync FROM aidb.groups WHERE name = 'one'", 'b');
-wait_for("SELECT count(*) FROM aidb.nodes WHERE state = 'up'", '4');
+my $daemon = AidbDaemon->coordinator($catalog);
+$catalog->wait_for("SELECT in_sync FROM aidb.groups WHERE name = 'one'", 'b');
+$catalog->wait_for("SELECT count(*) FROM aidb.nodes WHERE state = 'up'", '4');
 my $table = '(key bytea, value bytea, PRIMARY KEY (key)) SERVER aidb_cluster';
 ask("CREATE FOREIGN TABLE store $table; CREATE SCHEMA \"odd \"\"one\"; CREATE FOREIGN TABLE \"odd \"\"one\".\"it's\" $table");
 
@@ -84,7 +63,7 @@ my @parts = map { $node{$_}->safe_psql('postgres', 'SELECT count(*) FROM store')
 ok($parts[0] > 0 && $parts[1] > 0 && $parts[0] + $parts[1] == 14, "each group has its part: @parts");
 is(client('schema=odd "one', 'health'), "0|two d ok\none a ok\n", 'all answer');
 my ($out, $err) = ('', '');
-IPC::Run::run([ './client', conninfo_of($catalog), "it's", 'schema=odd "one', 'put', 'k', 'v' ], '>', \$out, '2>', \$err);
+IPC::Run::run([ './client', $catalog->conninfo, "it's", 'schema=odd "one', 'put', 'k', 'v' ], '>', \$out, '2>', \$err);
 is($err . ask(q(SELECT convert_from(value, 'UTF8') FROM "odd ""one"."it's")), 'v', 'a name of any kind');
 like(client('schema=none', 'get', 'a'), qr/^1\|6: group "(one|two)", node "[ad]": relation "none\.store" does not exist$/, 'a key space that is none');
 like(client('connections=5000', 'health'), qr/^1\|2: .*good options/, 'options that are none');
@@ -102,22 +81,22 @@ for my $read_from (qw(primary cache)) {
 	my ($primary, $standby) = split /\|/, ask("SELECT \"primary\", in_sync FROM aidb.groups WHERE name = 'one'");
 	ask('TRUNCATE store');
 	my ($result, $errors) = ('', '');
-	my $load = IPC::Run::start([ './client', conninfo_of($catalog), 'store', 'timeout=30000', "read_from=$read_from", 'load', 4, 8 ],
+	my $load = IPC::Run::start([ './client', $catalog->conninfo, 'store', 'timeout=30000', "read_from=$read_from", 'load', 4, 8 ],
 		'<', \undef, '>', \$result, '2>', \$errors);
-	wait_for('SELECT count(*) > 1000 FROM store', 't');
+	$catalog->wait_for('SELECT count(*) > 1000 FROM store', 't');
 	$node{$primary}->crash;
 	$load->finish;
 	like($result . $errors, qr/^(?!0)\d+ rows acknowledged, 0 batches failed$/, "a failover, read from the $read_from");
 	is(ask("SELECT \"primary\" FROM aidb.groups WHERE name = 'one'"), $standby, 'there was one');
 	$node{$primary}->start;
-	wait_for("SELECT in_sync FROM aidb.groups WHERE name = 'one'", $primary);
+	$catalog->wait_for("SELECT in_sync FROM aidb.groups WHERE name = 'one'", $primary);
 }
 
 # ---- Nodes that hang or are away --------------------------------------------------------------------------------------------
 
 my ($key) = grep { $node{d}->safe_psql('postgres', "SELECT count(*) FROM store WHERE key = '$_'") } map { client('put', $_, $_) && $_ } 'a' .. 'h';
 my ($in, $out_later, $error_later) = ('', '', '');
-my $later = IPC::Run::start([ './client', conninfo_of($catalog), 'store', 'timeout=1000', 'retry=0', 'later', $key, 'x' ],
+my $later = IPC::Run::start([ './client', $catalog->conninfo, 'store', 'timeout=1000', 'retry=0', 'later', $key, 'x' ],
 	'<', \$in, '>', \$out_later, '2>', \$error_later);
 $later->pump until $out_later =~ /put/;
 my @hung = $node{d}->processes;
@@ -139,12 +118,12 @@ sub hits { return $node{c}->safe_psql('postgres', "SELECT value FROM aidb.stats(
 @hung = $node{c}->processes;
 kill 'STOP', @hung;
 is(client('read_from=cache', 'timeout=2000', 'get', 'a'), "0|a=a\n", 'a replica that hangs is given up');
-wait_for("SELECT state FROM aidb.node WHERE name = 'c'", 'down');
+$catalog->wait_for("SELECT state FROM aidb.node WHERE name = 'c'", 'down');
 $begin = time;
 is(client('read_from=cache', 'timeout=2000', 'get', 'a'), "0|a=a\n", 'then not asked');
 cmp_ok(time - $begin, '<', 0.9, 'so it takes no time');
 kill 'CONT', @hung;
-wait_for("SELECT state FROM aidb.node WHERE name = 'c'", 'up');
+$catalog->wait_for("SELECT state FROM aidb.node WHERE name = 'c'", 'up');
 $node{c}->poll_query_until('postgres', "SELECT state = 'streaming' FROM aidb.node_status()") or die;
 my $known = hits();
 client('read_from=cache', 'get', 'a') for 1 .. 3;
@@ -161,6 +140,6 @@ $catalog->stop('immediate');
 like(client('get', 'a'), qr/^1\|3: could not read the cluster's catalog: /, 'without the catalog a client does not begin');
 $catalog->start;
 ask('CREATE ROLE stranger LOGIN');
-IPC::Run::run([ './client', conninfo_of($catalog) . ' user=stranger', 'store', 'get', 'a' ], '2>', \$err);
+IPC::Run::run([ './client', $catalog->conninfo . ' user=stranger', 'store', 'get', 'a' ], '2>', \$err);
 like($err, qr/^3: could not read the cluster's catalog: ERROR:  permission denied/, 'nor without the right to read it');
 done_testing();

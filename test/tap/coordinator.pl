@@ -3,6 +3,7 @@
 # standby is lost, and changes places when it is told to.
 use strict;
 use warnings;
+use AidbDaemon;
 use AidbNode;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -12,11 +13,6 @@ my %node = map { $_ => AidbNode->launch($_, fsync => 'on') } qw(a b c);
 my $catalog = AidbNode->launch('catalog');
 my $daemon;
 
-sub conninfo_of {
-	my ($server) = @_;
-	return 'host=' . $server->host . ' port=' . $server->port . ' dbname=postgres';
-}
-
 sub ask { return $catalog->safe_psql('postgres', $_[0]) }
 
 sub error_of {
@@ -24,34 +20,6 @@ sub error_of {
 	my (undef, undef, $error) = $server->psql('postgres', "\\set VERBOSITY verbose\n$sql", on_error_stop => 0);
 	return $error;
 }
-
-# Waits until the statement gives this, and returns how long it took.
-sub wait_for {
-	my ($sql, $expected) = @_;
-	my $begin = time;
-	while (ask($sql) ne $expected) {
-		if (time > $begin + 60) {
-			diag("waiting for \"$expected\", got \"" . ask($sql) . "\"\n" . ask('TABLE aidb.events') . "\n" . ask('TABLE aidb.nodes'));
-			die "no success in waiting for: $sql";
-		}
-		sleep 0.05;
-	}
-	return time - $begin;
-}
-
-sub start_coordinator {
-	my ($name) = @_;
-	$daemon = IPC::Run::start([ './aidb_coordinator', '--conninfo', conninfo_of($catalog), '--name', $name, '--interval', 200, '--timeout', 1000,
-		'--lease', 2000 ], '<', \undef, '>', '/dev/null', '2>>', $PostgreSQL::Test::Utils::log_path . "/coordinator_$name.log");
-	return;
-}
-
-sub stop_coordinator {
-	$daemon->signal('TERM');
-	return $daemon->finish;
-}
-
-END { $daemon->kill_kill if $daemon }
 
 # ---- The program --------------------------------------------------------------------------------------------------
 
@@ -68,7 +36,7 @@ like($error, qr/--retries=many: give a number from 1 to 100/, 'a number is a num
 # aidb-admin with these words: its exit status, and what it printed on both.
 sub admin {
 	my (@words) = @_;
-	local $ENV{AIDB_CLUSTER} = conninfo_of($catalog);
+	local $ENV{AIDB_CLUSTER} = $catalog->conninfo;
 	my ($out, $err) = ('', '');
 	IPC::Run::run([ './aidb-admin', @words ], '<', \undef, '>', \$out, '2>', \$err);
 	return ($? >> 8, $out, $err);
@@ -113,7 +81,7 @@ is((admin('node', 'list'))[1], "(none)\n", 'no node yet');
 
 # ---- A group ------------------------------------------------------------------------------------------------------
 
-is_deeply([ admin('node', 'add', $_, conninfo_of($node{$_})) ], [ 0, "the node is known\n", '' ], "node $_") for qw(a b c);
+is_deeply([ admin('node', 'add', $_, $node{$_}->conninfo) ], [ 0, "the node is known\n", '' ], "node $_") for qw(a b c);
 like((admin('node', 'add', 'Q!', 'x'))[2], qr/violates check constraint/, 'a name is a name');
 like(error_of($catalog, "SELECT aidb.add_group('one', 'nobody')"), qr/42704.*no node "nobody".*aidb.add_node/s, 'a group has a node');
 is((admin('group', 'add', 'one', 'a'))[0], 0, 'a group');
@@ -122,9 +90,9 @@ is((admin('replica', 'add', 'two', 'b'))[2], "aidb-admin: there is no group \"tw
 like(error_of($catalog, "SELECT aidb.remove_node('b')"), qr/55006.*is in a group/s, 'a member is not removed');
 like(error_of($catalog, "SELECT aidb.failover('one')"), qr/55000.*no standby of group "one" is in sync/s, 'no failover to nobody');
 like((admin('slots'))[1], qr/^group  slots  share    which\none      256  100\.0 %  0-255\n/, 'it keeps all slots');
-start_coordinator('first');
+$daemon = AidbDaemon->coordinator($catalog, 'first');
 my $in_sync = "SELECT \"primary\", in_sync IS NOT NULL FROM aidb.groups";
-wait_for($in_sync, 'a|t');
+$catalog->wait_for($in_sync, 'a|t');
 pass('the standbys are copied, and one is in sync');
 like((admin('status'))[1], qr/^Groups\nname  epoch  primary  in_sync  other_standbys  caches\none       1  a        [bc]        [bc]               -\n\nNodes\n.*^a     one    primary          up/ms, 'the status says so');
 like((admin('group', 'list', '--json'))[1], qr/^\[\n  \{"name": "one", "epoch": 1, "primary": "a", "in_sync": "[bc]", "other_standbys": "[bc]", "caches": "-"\}\n\]\n$/, 'also for programs');
@@ -157,24 +125,24 @@ for my $round (1 .. 3) {
 	my $load = start_load($node{$primary});
 	sleep 0.05 until -s $load->[1];
 	$node{$primary}->crash;
-	my $took = wait_for("SELECT \"primary\" FROM aidb.groups", $standby);
+	my $took = $catalog->wait_for("SELECT \"primary\" FROM aidb.groups", $standby);
 	my $epoch = $round + 1;
-	$took += wait_for("SELECT count(*) FROM aidb.events WHERE message = 'group one: node $standby is the primary, in epoch $epoch'", '1');
+	$took += $catalog->wait_for("SELECT count(*) FROM aidb.events WHERE message = 'group one: node $standby is the primary, in epoch $epoch'", '1');
 	cmp_ok($took, '<', 10, sprintf 'round %d: node %s took over from %s after %.1f s', $round, $standby, $primary, $took);
 	eval { $load->[0]->finish };
 	$acknowledged{$_} = 1 for slurp_file($load->[1]) =~ /^(\d+)$/mg;
 	is(lost_rows($node{$standby}), 0, 'with all ' . keys(%acknowledged) . ' acknowledged rows');
 	$node{$standby}->safe_psql('postgres', "INSERT INTO item VALUES (-$round, 'after')");
 	$node{$primary}->start;
-	wait_for($in_sync, "$standby|t");
-	wait_for("SELECT count(*) FROM aidb.nodes WHERE state = 'up' AND role LIKE '%standby'", '2');
+	$catalog->wait_for($in_sync, "$standby|t");
+	$catalog->wait_for("SELECT count(*) FROM aidb.nodes WHERE state = 'up' AND role LIKE '%standby'", '2');
 }
 
 # ---- A caching read node -------------------------------------------------------------------------------------------------
 
 # It follows whoever is the primary.
 $node{d} = AidbNode->launch('d', conf => 'aidb.row_cache = 8MB');
-admin('node', 'add', 'd', conninfo_of($node{d}));
+admin('node', 'add', 'd', $node{d}->conninfo);
 is((admin('replica', 'add', 'one', 'd', 'dance'))[0], 1, 'a role is a role');
 is((admin('replica', 'add', 'one', 'd', 'cache'))[0], 0, 'a caching read node');
 $node{d}->poll_query_until('postgres', "SELECT role = 'cache' AND state = 'streaming' FROM aidb.node_status()") or die 'no cache';
@@ -182,7 +150,7 @@ is($node{d}->safe_psql('postgres', 'SELECT v FROM item WHERE id = -1'), 'after',
 like(error_of($catalog, "SELECT aidb.failover('one', 'd', true)"), qr/55000.*is a caching read node/s, 'and is never the primary');
 my ($before) = split /\|/, ask('SELECT "primary", in_sync FROM aidb.groups');
 ask("SELECT aidb.failover('one')");
-wait_for("SELECT \"primary\" <> '$before' AND in_sync IS NOT NULL FROM aidb.groups", 't');
+$catalog->wait_for("SELECT \"primary\" <> '$before' AND in_sync IS NOT NULL FROM aidb.groups", 't');
 my ($after) = split /\|/, ask('SELECT "primary", in_sync FROM aidb.groups');
 $node{$after}->safe_psql('postgres', "UPDATE item SET v = 'changed' WHERE id = -1");
 $node{d}->poll_query_until('postgres', "SELECT state = 'streaming' AND upstream LIKE '%" . $node{$after}->port . "' FROM aidb.node_status()") or die 'it does not follow';
@@ -191,19 +159,19 @@ is($node{d}->safe_psql('postgres', 'SELECT v FROM item WHERE id = -1'), 'changed
 # ---- Another coordinator ----------------------------------------------------------------------------------------------
 
 my $first = $daemon;
-start_coordinator('second');
+$daemon = AidbDaemon->coordinator($catalog, 'second');
 is(ask('SELECT holder FROM aidb.coordinator'), 'first', 'one of two acts');
-$first->kill_kill;
-wait_for('SELECT holder FROM aidb.coordinator', 'second');
+$first->kill;
+$catalog->wait_for('SELECT holder FROM aidb.coordinator', 'second');
 pass('and the other when that is gone');
 
 # ---- A standby that dies ------------------------------------------------------------------------------------------------
 
 my ($primary, $standby) = split /\|/, ask('SELECT "primary", in_sync FROM aidb.groups');
 $node{$standby}->crash;
-wait_for("SELECT in_sync IS DISTINCT FROM '$standby' FROM aidb.groups", 't');
+$catalog->wait_for("SELECT in_sync IS DISTINCT FROM '$standby' FROM aidb.groups", 't');
 is($node{$primary}->safe_psql('postgres', "INSERT INTO item VALUES (-100, 'without') RETURNING id"), '-100', 'the primary goes on without its standby');
-wait_for($in_sync, "$primary|t");
+$catalog->wait_for($in_sync, "$primary|t");
 pass('and the other one is in sync');
 $node{$standby}->start;
 
@@ -211,13 +179,12 @@ $node{$standby}->start;
 
 my $before = ask('SELECT in_sync FROM aidb.groups');
 is((admin('failover', 'one'))[0], 0, 'an operator asks for it');
-wait_for($in_sync, "$before|t");
+$catalog->wait_for($in_sync, "$before|t");
 is(lost_rows($node{$before}), 0, 'an operator has changed the primary, and nothing is lost');
 is($node{$before}->safe_psql('postgres', 'SELECT count(*) FROM item WHERE id < 0'), '4', 'nor what came between');
 like(ask('SELECT string_agg(message, E\'\n\') FROM aidb.events'), qr/group one: node \w is in sync.*was sealed with epoch 2.*is the primary, in epoch 2/s,
 	'events tell the story');
 like((admin('events'))[1], qr/^at +severity  message\n.*info      group one: node a is the primary, in epoch 1/s, 'also by aidb-admin');
-ok(stop_coordinator(), 'it stops when it is asked to');
-undef $daemon;
+ok($daemon->stop, 'it stops when it is asked to');
 
 done_testing();

@@ -2,6 +2,7 @@
 # goes on when that is back.
 use strict;
 use warnings;
+use AidbDaemon;
 use AidbNode;
 use HTTP::Tiny;
 use IPC::Run;
@@ -11,21 +12,10 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 my $node = AidbNode->launch('node');
-my $conninfo = 'host=' . $node->host . ' port=' . $node->port . ' dbname=postgres';
-my (@exporters, $prometheus);
+my $prometheus;
 our $port; # of the exporter that is asked
 
-END { $_->kill_kill for grep { defined } @exporters, $prometheus }
-
-# Of this server; its port.
-sub start_exporter {
-	my ($of) = @_;
-	my ($output, $error) = ('', '');
-	push @exporters, IPC::Run::start([ './aidb_exporter', "--conninfo=$of", '--listen=127.0.0.1:0' ], '<', \undef, '>', \$output, '2>', \$error);
-	my $until = time + 60;
-	$exporters[-1]->pump_nb, sleep 0.01 while $output !~ /port (\d+)\n/ && time < $until;
-	return $output =~ /port (\d+)\n/ ? $1 : die "no exporter: $error";
-}
+END { $prometheus->kill_kill if $prometheus }
 
 sub ask { return $node->safe_psql('postgres', $_[0]) }
 
@@ -47,7 +37,8 @@ IPC::Run::run([ './aidb_exporter' ], '2>', \$error);
 like($error, qr/give --conninfo/, 'it needs a server');
 IPC::Run::run([ './aidb_exporter', '--conninfo=x', "--listen=$_" ], '2>', \$error), like($error, qr/give an IPv4 address and a port/, "not $_")
   for 'nowhere', '127.0.0.1', '127.0.0.1:x', '127.0.0.1:70000', '300.0.0.1:1';
-$port = start_exporter($conninfo);
+my $exporter = AidbDaemon->exporter($node->conninfo);
+$port = $exporter->port;
 
 # ---- What it says -------------------------------------------------------------------------------------------------
 
@@ -71,18 +62,18 @@ is(HTTP::Tiny->new->post("http://127.0.0.1:$port/metrics")->{status}, 405, 'it i
 # A primary knows its replicas, by names of any kind; a replica how far it is.
 my $replica = AidbNode->launch('replica', conf => 'aidb.row_cache = 4MB');
 ask('SELECT aidb.become_primary()');
-$replica->safe_psql('postgres', "SELECT aidb.follow('$conninfo', 'rep_1', 'cache')");
+$replica->safe_psql('postgres', "SELECT aidb.follow('" . $node->conninfo . "', 'rep_1', 'cache')");
 $replica->poll_query_until('postgres', "SELECT state = 'streaming' FROM aidb.node_status()") or die;
 like(metrics(), qr/^aidb_node_info\{role="primary",state="\w+"\} 1\n(?s:.*)^aidb_node_epoch 1$/m, 'what a primary is');
 like(metrics(), qr/^aidb_stream_retained_bytes\{slot="rep_1"\} \d+$/m, 'for whom it keeps the log');
 {
-	local $port = start_exporter('host=' . $replica->host . ' port=' . $replica->port . ' dbname=postgres');
+	local $port = AidbDaemon->exporter($replica->conninfo)->port;
 	like(metrics(), qr/^aidb_node_info\{role="cache",state="streaming"\} 1$/m, 'what a replica is');
 	is(metric('aidb_replication_lag_commits'), '0', 'how far it is behind');
 	$replica->safe_psql('postgres', 'SELECT v FROM item WHERE id = 3') for 1 .. 3;
 	is(metric('aidb_row_cache_hits_total') . '|' . metric('aidb_row_cache_misses_total'), '2|1', 'and what it remembers');
 	ask('CREATE ROLE stranger LOGIN');
-	$port = start_exporter("$conninfo user=stranger");
+	$port = AidbDaemon->exporter($node->conninfo . ' user=stranger')->port;
 	like(metrics(), qr/^aidb_up 0\n# ERROR:  permission denied/m, 'without the right to ask there is nothing to be told');
 }
 
@@ -126,8 +117,5 @@ like(metrics(), qr/^aidb_up 0\n# .*(refused|No such file)/m, 'it says when the s
 is(wait_for_value('aidb_up', '0'), '0', 'which Prometheus sees');
 $node->start;
 is(metric('aidb_up'), '1', 'and when it is back');
-for my $exporter (splice @exporters) {
-	$exporter->signal('TERM');
-	ok($exporter->finish, 'it ends in good order');
-}
+ok($exporter->stop, 'it ends in good order');
 done_testing();

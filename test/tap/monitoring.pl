@@ -2,6 +2,7 @@
 # something, and alerts come when there is reason to.
 use strict;
 use warnings;
+use AidbDaemon;
 use AidbNode;
 use HTTP::Tiny;
 use IPC::Run;
@@ -12,22 +13,11 @@ use Time::HiRes qw(sleep time);
 
 my $catalog = AidbNode->launch('catalog');
 my %node = map { $_ => AidbNode->launch($_, conf => 'aidb.row_cache = 4MB') } qw(a b c);
-my (%exporter, $daemon, $prometheus);
+my $prometheus;
 
-END { $_->kill_kill for grep { defined } values %exporter, $daemon, $prometheus }
+END { $prometheus->kill_kill if $prometheus }
 
-sub conninfo_of { return 'host=' . $_[0]->host . ' port=' . $_[0]->port . ' dbname=postgres' }
 sub ask { return $catalog->safe_psql('postgres', $_[0]) }
-
-# Of this server; its port.
-sub start_exporter {
-	my ($name, $server, @options) = @_;
-	my ($output, $error) = ('', '');
-	$exporter{$name} = IPC::Run::start([ './aidb_exporter', '--conninfo=' . conninfo_of($server), '--listen=127.0.0.1:0', @options ], '<', \undef, '>', \$output, '2>', \$error);
-	my $until = time + 60;
-	$exporter{$name}->pump_nb, sleep 0.01 while $output !~ /port (\d+)\n/ && time < $until;
-	return $output =~ /port (\d+)\n/ ? $1 : die "no exporter: $error";
-}
 
 # ---- The files ------------------------------------------------------------------------------------------------------
 
@@ -41,16 +31,16 @@ is(join(' ', grep { $tests !~ /alertname: $_\b[^\n]*\n\s+exp_alerts/ } $rules =~
 
 # ---- A cluster --------------------------------------------------------------------------------------------------------
 
-ask("SELECT aidb.add_node('$_', '" . conninfo_of($node{$_}) . "')") for sort keys %node;
+ask("SELECT aidb.add_node('$_', '" . $node{$_}->conninfo . "')") for sort keys %node;
 ask("SELECT aidb.add_group('one', 'a'); SELECT aidb.add_replica('one', 'b'); SELECT aidb.add_replica('one', 'c', 'cache')");
-$daemon = IPC::Run::start([ './aidb_coordinator', '--conninfo', conninfo_of($catalog), '--interval', 200, '--timeout', 1000, '--lease', 2000 ], '<', \undef,
-	'>', '/dev/null', '2>>', $PostgreSQL::Test::Utils::log_path . '/coordinator.log');
+my $daemon = AidbDaemon->coordinator($catalog);
 $catalog->poll_query_until('postgres', "SELECT in_sync = 'b' FROM aidb.groups") or die;
 $node{c}->poll_query_until('postgres', "SELECT role = 'cache' AND state = 'streaming' FROM aidb.node_status()") or die;
 ask("CREATE FOREIGN TABLE item (id int PRIMARY KEY, v text) SERVER aidb_cluster; INSERT INTO item SELECT i, 'v' FROM generate_series(1, 5000) i");
 $node{a}->safe_psql('postgres', 'SELECT aidb.flush()');
 
-my %port = ((map { $_ => start_exporter($_, $node{$_}) } sort keys %node), catalog => start_exporter('catalog', $catalog, '--cluster'));
+my %port = map { $_ => AidbDaemon->exporter($node{$_}->conninfo)->port } sort keys %node;
+$port{catalog} = AidbDaemon->exporter($catalog->conninfo, '--cluster')->port;
 my $told = HTTP::Tiny->new->get("http://127.0.0.1:$port{catalog}/metrics")->{content};
 for my $line ('aidb_cluster_node_up{node="a",group="one",role="primary"} 1', 'aidb_cluster_node_up{node="c",group="one",role="cache"} 1',
 	'aidb_cluster_group_in_sync{group="one"} 1', 'aidb_cluster_group_slots{group="one"} 256') {
@@ -117,7 +107,6 @@ ok(gives('ALERTS{alertname="AidbNodeDown", node="b", alertstate="firing"}'), 'a 
 ok(gives('ALERTS{alertname="AidbNoStandbyInSync", group="one", alertstate="firing"}'), 'a group with no standby in sync');
 $node{b}->start;
 ok(gives('ALERTS{alertstate="firing"}', 'none'), 'all is well again');
-$daemon->kill_kill;
-undef $daemon;
+$daemon->kill;
 ok(gives('ALERTS{alertname="AidbNoCoordinator", alertstate="firing"}'), 'no coordinator');
 done_testing();
