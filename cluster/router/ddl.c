@@ -18,6 +18,7 @@
 #include "router/deparse.h"
 #include "router/handler.h"
 #include "router/session.h"
+#include "router/transaction.h"
 #include "router/sharded_table.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"

@@ -15,6 +15,7 @@
 #include "router/parameters.h"
 #include "router/plan.h"
 #include "router/session.h"
+#include "router/transaction.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 

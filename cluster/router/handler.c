@@ -7,6 +7,7 @@
 #include "options.h"
 #include "router/ddl.h"
 #include "router/session.h"
+#include "router/transaction.h"
 #include "router/sharded_table.h"
 
 PG_FUNCTION_INFO_V1(router_fdw_handler);
@@ -44,6 +45,8 @@ Datum router_fdw_validator(PG_FUNCTION_ARGS) {
 }
 
 void router_init(void) {
+	router_pipeline_init();
 	router_session_init();
+	router_transaction_init();
 	router_ddl_init();
 }

@@ -14,6 +14,7 @@
 #include "router/handler.h"
 #include "router/parameters.h"
 #include "router/session.h"
+#include "router/transaction.h"
 #include "router/sharded_table.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"

@@ -1,36 +1,20 @@
 /*
  * session.h: a backend's connections to the primaries of the groups, one each, and the transactions on them; and to replicas, to read from.
  *
- * Statements go out in libpq's pipeline mode: what has to precede one (BEGIN, SAVEPOINT, PREPARE, writes that wait to be sent)
+ * Statements go out in libpq's pipeline mode (pipeline.h): what has to precede one (BEGIN, SAVEPOINT, PREPARE, writes that wait to be sent)
  * travels with it, in one round trip. Answers come in the order of the statements; whoever waits for his own takes in what is
  * there for others on the way. No wait is without an end: the user can cancel it, and a node that says nothing for
  * aidb.node_timeout is asked on another connection whether it is alive.
- *
- * A remote transaction begins with the first write, or with the first read where the isolation level wants one snapshot. It
- * follows the local one: its savepoints, its commit (in PRE_COMMIT, where an error still undoes everything here) and its abort.
- * Reads at READ COMMITTED outside of it are transactions of their own.
  */
 #ifndef ROUTER_SESSION_H
 #define ROUTER_SESSION_H
 
 #include "postgres.h"
 
-#include "libpq-fe.h"
-#include "datatype/timestamp.h"
-#include "router/map.h"
-#include "router/write_queue.h"
+#include "nodes/pg_list.h"
+#include "router/pipeline.h"
 
-typedef struct router_session router_session;
-
-/* Rows that a query sends. Owned by who reads them; to be closed when he stops before the end. */
-typedef struct router_stream {
-	router_session *session;                                            /* NULL: nothing to come */
-	void (*deliver)(struct router_stream *stream, const PGresult *row); /* called with one row at a time */
-	bool lost;   /* the connection broke before any row came, and no transaction with it: the query may be sent again */
-	uint64 rows; /* that have come */
-} router_stream;
-
-/* Settings and callbacks; from _PG_init. */
+/* Settings; from _PG_init. */
 extern void router_session_init(void);
 
 /*
@@ -56,8 +40,6 @@ extern void router_stream_close(router_stream *stream);
  * connection was lost first, at `since`. */
 extern void router_retry(int group_id, TimestampTz since);
 
-/* Raises 0A000 when this transaction has written to another group, unless aidb.multi_group_writes allows it. */
-extern void router_session_check_write(router_session *session);
 /* A write; returns how many rows it has changed. */
 extern int64 router_execute(router_session *session, const router_statement *statement);
 /* A row whose insertion is not needed yet: goes out with others, before anything is read. What it fails with comes later, at the
@@ -71,9 +53,14 @@ extern bool router_may_defer(void);
 /* A command that is no part of a transaction, while none is open on the session. */
 extern void router_command_alone(router_session *session, const char *sql);
 
-/* The names under which transactions of this database are prepared on nodes begin so; then the transaction's id and ':'. palloc'd. */
-extern char *router_prepared_prefix(void);
-/* This transaction ends in two phases on all groups that it has written to: prepared first, committed when it is here. */
-extern void router_commit_in_two_phases(void);
+/* All of this process, in TopMemoryContext. For transaction.c, as what follows. */
+extern List *router_sessions;
+/* What a reader has closed is connected again; no transaction was on it. */
+extern void router_reconnect(router_session *session);
+/* Sends what is queued, in the remote transaction; the other one in none, up to a sync that commits it. */
+extern void router_send_queue(router_session *session);
+extern void router_send_queued(router_session *session);
+/* Asks what a later read of this process on a replica has to wait for, if it may go to one. */
+extern void router_ask_after_commit(router_session *session);
 
 #endif
