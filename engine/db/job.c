@@ -5,8 +5,6 @@
 
 #include "db/pin.h"
 
-#define ENTRIES_PER_CHECK 4096
-
 aidb_status lsm_check_interrupt(const aidb_db *db) {
 	lsm_event *event = &db->shared->versions.changed;
 
@@ -19,7 +17,7 @@ aidb_status lsm_check_interrupt(const aidb_db *db) {
 }
 
 /* Compression by level: the place to make upper levels cheaper to write, which takes 1.8 times their bytes. */
-static aidb_compression compression_of(const aidb_options *options, int level) {
+aidb_compression lsm_compression_of(const aidb_options *options, int level) {
 	(void)level;
 	return options->compression_set ? options->compression_default : AIDB_COMPRESSION_SNAPPY;
 }
@@ -36,7 +34,7 @@ aidb_status lsm_job_begin(lsm_job *job, aidb_db *db, int level, uint64_t file_by
 static aidb_status open_file(lsm_job *job) {
 	aidb_db *db = job->db;
 	lsm_sstable_options options = {.filter_bits = db->shared->options.filter_bits,
-								   .compression = compression_of(&db->shared->options, job->level)};
+								   .compression = lsm_compression_of(&db->shared->options, job->level)};
 
 	job->number = atomic_fetch_add(&db->shared->versions.next_file_number, 1);
 	return lsm_table_writer_create(db->host, db->directory, job->number, &options, &job->writer);
@@ -140,7 +138,7 @@ aidb_status lsm_job_write(lsm_job *job, lsm_cursor *cursor) {
 		if (lsm_retention_keep(&job->retention, &entry)) {
 			rc = write_entry(job, &entry);
 		}
-		if (rc == AIDB_OK && ++entries % ENTRIES_PER_CHECK == 0) {
+		if (rc == AIDB_OK && ++entries % LSM_ENTRIES_PER_CHECK == 0) {
 			rc = lsm_check_interrupt(job->db);
 		}
 	}

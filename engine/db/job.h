@@ -48,6 +48,12 @@ void lsm_job_end(lsm_job *job);
  * added. */
 aidb_status lsm_install_edit(aidb_db *db, const lsm_version_edit *edit, aidb_sequence max_sequence);
 
+/* How the files of a level are compressed. */
+aidb_compression lsm_compression_of(const aidb_options *options, int level);
+
+/* How many entries long work handles between two looks whether it should end. */
+#define LSM_ENTRIES_PER_CHECK 4096
+
 /* AIDB_INTERRUPTED when the host wants long work to end. */
 aidb_status lsm_check_interrupt(const aidb_db *db);
 

@@ -83,4 +83,9 @@ static inline aidb_slice lsm_user_value(const lsm_entry *entry) {
 	return value;
 }
 
+static inline void lsm_strip_tag(lsm_entry *entry) {
+	entry->value = lsm_user_value(entry);
+	entry->trailer &= ~(uint64_t)LSM_KIND_TAGGED;
+}
+
 #endif

@@ -193,6 +193,11 @@ static int host_file_remove(void *context, const char *path) {
 	return unlink(path) == 0 ? 0 : errno;
 }
 
+static int host_file_link(void *context, const char *from, const char *to) {
+	(void)context;
+	return link(from, to) == 0 ? 0 : errno;
+}
+
 static int host_file_lock(void *context, const char *path, int *file) {
 	int opened = -1;
 	int error = open_file(path, O_RDWR | O_CREAT, &opened);
@@ -289,6 +294,7 @@ void aidb_host_init(aidb_host *host) {
 						.file_size = host_file_size,
 						.file_rename = host_file_rename,
 						.file_remove = host_file_remove,
+						.file_link = host_file_link,
 						.file_lock = host_file_lock,
 						.directory_create = host_directory_create,
 						.directory_remove = host_directory_remove,

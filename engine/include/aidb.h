@@ -164,6 +164,8 @@ typedef struct aidb_host {
 	int (*file_size)(void *context, int file, uint64_t *size);
 	int (*file_rename)(void *context, const char *from, const char *to); /* replaces atomically */
 	int (*file_remove)(void *context, const char *path);
+	/* Another name of the same file; EEXIST when there is one. NULL: no checkpoints can be made. */
+	int (*file_link)(void *context, const char *from, const char *to);
 	/* Exclusive ownership until closed or the process dies; EWOULDBLOCK when another process has it. */
 	int (*file_lock)(void *context, const char *path, int *file);
 	int (*directory_create)(void *context, const char *path); /* 0 also when it exists */
@@ -558,6 +560,19 @@ AIDB_PUBLIC aidb_sequence aidb_last_sequence(aidb_db *db);
 
 /* Writes all memtables to SSTables and waits for it. */
 AIDB_PUBLIC aidb_status aidb_flush(aidb_db *db);
+
+/*
+ * Makes a store of its own, with an id of its own, in the directory `path`, which is made or is empty, and on the same file system:
+ * everything that was committed before the call, and maybe some of what is committed meanwhile. It takes hardly any time or
+ * space, since its files are hard links to this store's; they keep these on disk until it is removed (aidb_destroy). Opened
+ * or copied elsewhere, it does not know of this one.
+ *
+ * Versions whose tag has committed, as `tag_fate` says, are in it without their tag, and those of aborted ones are not. With
+ * tag_fate NULL tags stay as they are. AIDB_EXISTS when the directory is not empty; AIDB_INTERRUPTED. After an error,
+ * remove what is there.
+ */
+AIDB_PUBLIC aidb_status aidb_checkpoint(aidb_db *db, const char *path,
+										aidb_tag_fate (*tag_fate)(void *argument, aidb_tag tag), void *argument);
 
 /* Does one unit of background work if there is some and nobody is at it; *did says whether. */
 AIDB_PUBLIC aidb_status aidb_work(aidb_db *db, aidb_work_kind kind, bool *did);

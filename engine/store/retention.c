@@ -37,11 +37,6 @@ static aidb_sequence first_snapshot_from(const lsm_retention *retention, aidb_se
 	return low == retention->snapshot_count ? AIDB_SEQUENCE_LATEST : retention->snapshots[low];
 }
 
-static void strip_tag(lsm_entry *entry) {
-	entry->value = lsm_user_value(entry);
-	entry->trailer &= ~(uint64_t)LSM_KIND_TAGGED;
-}
-
 bool lsm_retention_keep(lsm_retention *retention, lsm_entry *entry) {
 	aidb_sequence sequence = lsm_sequence_of(entry->trailer);
 	aidb_sequence hidden_by, seen_from;
@@ -59,7 +54,7 @@ bool lsm_retention_keep(lsm_retention *retention, lsm_entry *entry) {
 			return false;
 		}
 		if (fate == AIDB_TAG_COMMITTED) {
-			strip_tag(entry);
+			lsm_strip_tag(entry);
 		}
 	}
 	hidden_by = retention->plain;
