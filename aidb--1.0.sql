@@ -144,6 +144,39 @@ CREATE FUNCTION clone_read(after bytea, max_bytes integer, OUT operations bytea,
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_clone_read';
 COMMENT ON FUNCTION clone_read(bytea, integer) IS 'rows of all AiDb tables of this database, for a new replica';
 
+CREATE FUNCTION backup_start(OUT after bigint, OUT complete_at bigint, OUT store bigint, OUT epoch bigint, OUT at timestamptz)
+RETURNS record
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_backup_start';
+COMMENT ON FUNCTION backup_start() IS 'make a checkpoint of the AiDb store, for a backup by this session';
+
+CREATE FUNCTION backup_files() RETURNS TABLE (name text, bytes bigint, modified bigint)
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_backup_files';
+COMMENT ON FUNCTION backup_files() IS 'the files of the checkpoint';
+
+CREATE FUNCTION backup_read(name text, "offset" bigint, bytes integer) RETURNS bytea
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_backup_read';
+COMMENT ON FUNCTION backup_read(text, bigint, integer) IS 'a part of a file of the checkpoint';
+
+CREATE FUNCTION backup_stop() RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_backup_stop';
+COMMENT ON FUNCTION backup_stop() IS 'remove the checkpoint';
+
+CREATE FUNCTION restore_point(name text) RETURNS bigint
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_restore_point';
+COMMENT ON FUNCTION restore_point(text) IS 'a name for the present state, to which aidb-admin restore can go back';
+
+CREATE FUNCTION restore_begin(store bigint, after bigint, complete_at bigint) RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_restore_begin';
+COMMENT ON FUNCTION restore_begin(bigint, bigint, bigint) IS 'for aidb-admin restore: make the tables of a store from a backup';
+
+CREATE FUNCTION restore_apply(response bytea) RETURNS bigint
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_restore_apply';
+COMMENT ON FUNCTION restore_apply(bytea) IS 'for aidb-admin restore: apply what was committed since';
+
+CREATE FUNCTION restore_finish() RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_restore_finish';
+COMMENT ON FUNCTION restore_finish() IS 'for aidb-admin restore: the server may be used';
+
 CREATE FUNCTION rows_get(epoch bigint, keys bytea) RETURNS bytea
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_rows_get';
 COMMENT ON FUNCTION rows_get(bigint, bytea) IS 'stored rows by their keys, for a caching read node';
@@ -454,6 +487,8 @@ REVOKE ALL ON FUNCTION stream_read(text, bigint, bigint, bigint, bigint[], integ
 REVOKE ALL ON FUNCTION stream_drop(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION stream_slots() FROM PUBLIC;
 REVOKE ALL ON FUNCTION clone_read(bytea, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backup_start(), backup_files(), backup_read(text, bigint, integer), backup_stop(), restore_point(text),
+	restore_begin(bigint, bigint, bigint), restore_apply(bytea), restore_finish() FROM PUBLIC;
 REVOKE ALL ON FUNCTION rows_get(bigint, bytea) FROM PUBLIC;
 REVOKE ALL ON FUNCTION rows_scan(bigint, bytea, bytea, boolean, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION token() FROM PUBLIC;

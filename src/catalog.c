@@ -21,9 +21,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-#define INDEX_TABLES 1
 #define INDEX_DROPPED 2
-#define INDEX_SPACES 3
 #define INDEX_COUNTER 4
 
 #define ROW_VERSION 1
@@ -72,14 +70,14 @@ static StringInfo catalog_key1(uint32 index_id, uint32 part) {
 }
 
 static StringInfo table_key(Oid database, Oid relid) {
-	StringInfo key = catalog_key1(INDEX_TABLES, database);
+	StringInfo key = catalog_key1(AIPG_INDEX_TABLES, database);
 
 	append_uint32(key, relid);
 	return key;
 }
 
 static StringInfo space_key(const char *name, size_t size) {
-	StringInfo key = catalog_key1(INDEX_SPACES, MyDatabaseId);
+	StringInfo key = catalog_key1(AIPG_INDEX_SPACES, MyDatabaseId);
 
 	appendBinaryStringInfo(key, name, (int)size);
 	return key;
@@ -329,7 +327,7 @@ static void drop_below(StringInfo prefix) {
 }
 
 void aipg_catalog_drop_spaces(void) {
-	drop_below(catalog_key1(INDEX_SPACES, MyDatabaseId));
+	drop_below(catalog_key1(AIPG_INDEX_SPACES, MyDatabaseId));
 }
 
 /* The table whose row the key is of. */
@@ -346,7 +344,7 @@ static Oid relation_of(aidb_slice key) {
 Oid aipg_catalog_find_table(uint32 index_id) {
 	ListCell *cell;
 
-	foreach(cell, collect_below(catalog_key1(INDEX_TABLES, MyDatabaseId))) {
+	foreach(cell, collect_below(catalog_key1(AIPG_INDEX_TABLES, MyDatabaseId))) {
 		const catalog_row *row = lfirst(cell);
 
 		if (row->index_id == index_id) {
@@ -357,8 +355,8 @@ Oid aipg_catalog_find_table(uint32 index_id) {
 }
 
 List *aipg_catalog_ids(void) {
-	List *rows = list_concat(collect_below(catalog_key1(INDEX_TABLES, MyDatabaseId)),
-							 collect_below(catalog_key1(INDEX_SPACES, MyDatabaseId)));
+	List *rows = list_concat(collect_below(catalog_key1(AIPG_INDEX_TABLES, MyDatabaseId)),
+							 collect_below(catalog_key1(AIPG_INDEX_SPACES, MyDatabaseId)));
 	List *index_ids = NIL;
 	ListCell *cell;
 
@@ -370,8 +368,8 @@ List *aipg_catalog_ids(void) {
 
 void aipg_catalog_drop_database(Oid database) {
 	aipg_ddl_log_forget(database);
-	drop_below(catalog_key1(INDEX_TABLES, database));
-	drop_below(catalog_key1(INDEX_SPACES, database));
+	drop_below(catalog_key1(AIPG_INDEX_TABLES, database));
+	drop_below(catalog_key1(AIPG_INDEX_SPACES, database));
 }
 
 static bool any_below(StringInfo prefix) {
@@ -389,7 +387,7 @@ static bool any_below(StringInfo prefix) {
 }
 
 bool aipg_catalog_database_used(Oid database) {
-	return any_below(catalog_key1(INDEX_TABLES, database)) || any_below(catalog_key1(INDEX_SPACES, database));
+	return any_below(catalog_key1(AIPG_INDEX_TABLES, database)) || any_below(catalog_key1(AIPG_INDEX_SPACES, database));
 }
 
 /* ---- Promotion ------------------------------------------------------------------------------------------ */
@@ -428,7 +426,7 @@ static uint32 last_number(uint32 index_id, uint32 highest) {
 void aipg_catalog_pass_ids(void) {
 	LWLock *lock = &GetNamedLWLockTranche(CATALOG_LOCK)->lock;
 	aidb_slice key = slice_of(catalog_key(INDEX_COUNTER));
-	uint32 highest = highest_below(catalog_key(INDEX_TABLES), highest_below(catalog_key(INDEX_SPACES), 0));
+	uint32 highest = highest_below(catalog_key(AIPG_INDEX_TABLES), highest_below(catalog_key(AIPG_INDEX_SPACES), 0));
 
 	highest = last_number(AIPG_INDEX_DEFINITIONS, last_number(INDEX_DROPPED, highest));
 	LWLockAcquire(lock, LW_EXCLUSIVE);

@@ -8,11 +8,11 @@
  *   4 counter                                  version (u8), first index id not given out (u32)
  *   5 prepared transactions, see prepared.h
  *   6 timeline, see lineage.h               version (u8), timeline (u32)
- *   7 is not used
+ *   7 marks, see replication/stream_format.h
  *   8 definitions, see ddl_log.h
  *   9 position of a replica, 10 batches in doubt, see replication/apply.h
  *
- * Numbers are big-endian. All rows but those of 4 to 6 and 9, 10 are transactional: they go through the write set, so that CREATE,
+ * Numbers are big-endian. All rows but those of 4 to 7 and 9, 10 are transactional: they go through the write set, so that CREATE,
  * DROP and TRUNCATE roll back with their transaction. Callers hold a lock on the relation that keeps others from
  * changing its row; names of key spaces are locked here.
  */
@@ -23,6 +23,8 @@
 
 #include "nodes/pg_list.h"
 
+#define AIPG_INDEX_TABLES 1
+#define AIPG_INDEX_SPACES 3
 #define AIPG_INDEX_PREPARED 5
 #define AIPG_INDEX_LINEAGE 6
 #define AIPG_INDEX_DEFINITIONS 8

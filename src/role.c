@@ -49,7 +49,7 @@ typedef struct shared_role {
 static shared_role *shared = NULL;
 bool aipg_role_internal = false;
 
-static const char *const names[AIPG_ROLES] = {"alone", "primary", "standby", "cache"};
+static const char *const names[AIPG_ROLES] = {"alone", "primary", "standby", "cache", "restoring"};
 
 static LWLock *state_lock(void) {
 	return &GetNamedLWLockTranche(TRANCHE)[0].lock;
@@ -195,17 +195,15 @@ static void announce(const aipg_role_state *state) {
 	}
 }
 
-static const char *role_path(char path[MAXPGPATH], const char *suffix) {
-	char directory[MAXPGPATH];
-
-	snprintf(path, MAXPGPATH, "%s/role%s", aipg_store_path(directory), suffix);
+static const char *role_path(char path[MAXPGPATH], const char *directory, const char *suffix) {
+	snprintf(path, MAXPGPATH, "%s/role%s", directory, suffix);
 	return path;
 }
 
 /* False: there is no file. */
 static bool read_file(aipg_role_state *state) {
-	char path[MAXPGPATH], bytes[FILE_BYTES];
-	int file = OpenTransientFile(role_path(path, ""), O_RDONLY | PG_BINARY);
+	char directory[MAXPGPATH], path[MAXPGPATH], bytes[FILE_BYTES];
+	int file = OpenTransientFile(role_path(path, aipg_store_path(directory), ""), O_RDONLY | PG_BINARY);
 	ssize_t got;
 
 	if (file < 0 && errno == ENOENT) {
@@ -224,16 +222,16 @@ static bool read_file(aipg_role_state *state) {
 	return true;
 }
 
-static void write_file(const aipg_role_state *state) {
+void aipg_role_write(const char *directory, const aipg_role_state *state) {
 	char path[MAXPGPATH], new_path[MAXPGPATH];
 	StringInfo bytes = encode(state);
-	int file = OpenTransientFile(role_path(new_path, ".new"), O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
+	int file = OpenTransientFile(role_path(new_path, directory, ".new"), O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
 
 	if (file < 0 || pg_pwrite(file, bytes->data, (size_t)bytes->len, 0) != bytes->len || pg_fsync(file) != 0) {
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not write file \"%s\": %m", new_path)));
 	}
 	CloseTransientFile(file);
-	durable_rename(new_path, role_path(path, ""), ERROR);
+	durable_rename(new_path, role_path(path, directory, ""), ERROR);
 }
 
 void aipg_role_load(aidb_db *db) {
@@ -288,6 +286,8 @@ aipg_role_state aipg_role_get(void) {
 }
 
 void aipg_role_set(const aipg_role_state *state) {
+	char directory[MAXPGPATH];
+
 	aipg_store();
 	LWLockAcquire(state_lock(), LW_EXCLUSIVE);
 	if (state->epoch < shared->state.epoch) {
@@ -298,7 +298,7 @@ void aipg_role_set(const aipg_role_state *state) {
 						errmsg("epoch " UINT64_FORMAT " is over: this server knows of epoch " UINT64_FORMAT,
 							   state->epoch, known)));
 	}
-	write_file(state);
+	aipg_role_write(aipg_store_path(directory), state);
 	announce(state);
 	LWLockRelease(state_lock());
 }
@@ -356,6 +356,14 @@ char *aipg_role_address(const char *conninfo) {
 	return address->len > 0 ? address->data : pstrdup("the default host");
 }
 
+static void check_restored(aipg_role role) {
+	if (role == AIPG_RESTORING) {
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("the AiDb store of this server is being restored from a backup"),
+						errhint("Wait for aidb-admin restore; if it was broken off, restore into another directory.")));
+	}
+}
+
 static void pg_attribute_noreturn() refuse_sealed(void) {
 	ereport(ERROR, (errcode(AIPG_ERRCODE_WRONG_EPOCH), errmsg("this server is not the primary of its group any more"),
 					errdetail("It was sealed with epoch " UINT64_FORMAT ".", aipg_role_epoch()),
@@ -381,6 +389,7 @@ void aipg_role_check_write(void) {
 	if (role == AIPG_ALONE || aipg_role_internal) {
 		return;
 	}
+	check_restored(role);
 	if (is_replica(role)) {
 		aipg_role_state state = aipg_role_get();
 
@@ -466,6 +475,7 @@ void aipg_role_check_read(void) {
 	if (role == AIPG_ALONE || aipg_role_internal) {
 		return;
 	}
+	check_restored(role);
 	if (is_replica(role) && pg_atomic_read_u64(&shared->published) == 0) {
 		aipg_progress progress = aipg_progress_get();
 

@@ -19,8 +19,9 @@
 
 #define AIPG_CONNINFO_BYTES 1024
 
-typedef enum aipg_role { AIPG_ALONE, AIPG_PRIMARY, AIPG_STANDBY, AIPG_CACHE } aipg_role;
-#define AIPG_ROLES 4
+/* A server that is being restored has a store from a backup, which nobody is to see before all has been put in order. */
+typedef enum aipg_role { AIPG_ALONE, AIPG_PRIMARY, AIPG_STANDBY, AIPG_CACHE, AIPG_RESTORING } aipg_role;
+#define AIPG_ROLES 5
 
 typedef struct aipg_role_state {
 	aipg_role role;
@@ -58,6 +59,8 @@ extern aipg_role_state aipg_role_get(void); /* of the store that is open */
 extern uint64 aipg_role_epoch(void);
 /* Makes it durable and then known; *state's epoch is not lower than before. Raises. */
 extern void aipg_role_set(const aipg_role_state *state);
+/* Writes the file into another directory, durably, for the store there. Raises. */
+extern void aipg_role_write(const char *directory, const aipg_role_state *state);
 /* This process's latch is set whenever the role changes. */
 extern void aipg_role_watch(void);
 /* Counts aipg_role_set: who follows looks whether it still does what it should. */

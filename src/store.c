@@ -155,8 +155,10 @@ aidb_db *aipg_store(void) {
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not open the AiDb store");
 	}
-	aipg_lineage_check(store);
 	aipg_role_load(store);
+	if (aipg_role_now() != AIPG_RESTORING) {
+		aipg_lineage_check(store);
+	}
 	pg_atomic_write_u32(&aipg_shared_memory->has_our_past, 1);
 	return store;
 }

@@ -120,8 +120,10 @@ static bool see_to_files(aidb_db *db, bool *failing) {
 	while (purge_some() && !ShutdownRequestPending) {
 		CHECK_FOR_INTERRUPTS();
 	}
-	aipg_prepared_restore();
-	aipg_prepared_sweep();
+	if (aipg_role_now() != AIPG_RESTORING) { /* rows of the server that the backup is of */
+		aipg_prepared_restore();
+		aipg_prepared_sweep();
+	}
 	flush_old_tags(db);
 	return work_until_done(db, AIDB_WORK_COMPACT, failing);
 }

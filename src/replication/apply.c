@@ -143,15 +143,25 @@ void aipg_position_write(const aipg_position *position) {
 
 /* ---- Transactions ------------------------------------------------------------------------------------------ */
 
-static void begin_transaction(void) {
-	StartTransactionCommand();
-	XactIsoLevel = XACT_READ_COMMITTED; /* whatever the default is */
+/* A worker has none; a statement that restores has one, which all becomes a part of. True: it was begun here. */
+static bool begin_transaction(void) {
+	bool begun = !IsTransactionState();
+
+	if (begun) {
+		StartTransactionCommand();
+		XactIsoLevel = XACT_READ_COMMITTED; /* whatever the default is */
+	}
 	PushActiveSnapshot(GetTransactionSnapshot());
+	return begun;
 }
 
-static void end_transaction(MemoryContext caller) {
+static void end_transaction(bool begun, MemoryContext caller) {
 	PopActiveSnapshot();
-	CommitTransactionCommand();
+	if (begun) {
+		CommitTransactionCommand();
+	} else {
+		CommandCounterIncrement();
+	}
 	MemoryContextSwitchTo(caller);
 }
 
@@ -252,14 +262,14 @@ static void change_definition(const aipg_change *change) {
 static void apply_change(aidb_slice key, aidb_slice value) {
 	MemoryContext caller = CurrentMemoryContext;
 	aipg_change change;
+	bool begun = begin_transaction();
 
-	begin_transaction();
 	change = aipg_ddl_log_read(value);
 	if (strcmp(change.database, get_database_name(MyDatabaseId)) == 0 && !aipg_get_latest(key, NULL)) {
 		change_definition(&change);
 		aipg_put(key, value);
 	}
-	end_transaction(caller);
+	end_transaction(begun, caller);
 }
 
 /* ---- Operations ------------------------------------------------------------------------------------------- */
@@ -613,18 +623,71 @@ static void drop_tables(void) {
 void aipg_apply_wipe(void) {
 	MemoryContext caller = CurrentMemoryContext;
 	aipg_position none = {0};
-	bool more;
+	bool more, begun;
 
 	aipg_position_write(&none);
-	begin_transaction();
+	begun = begin_transaction();
 	drop_tables();
 	aipg_catalog_drop_spaces();
 	aipg_ddl_log_forget(MyDatabaseId);
-	end_transaction(caller);
+	end_transaction(begun, caller);
 	do {
-		begin_transaction();
+		begun = begin_transaction();
 		more = aipg_catalog_purge(PURGE_ROWS);
-		end_transaction(caller);
+		end_transaction(begun, caller);
 	} while (more);
 	aipg_apply_drop_in_doubt();
+}
+
+/* ---- A copied store ---------------------------------------------------------------------------------------- */
+
+/* Of the catalog's rows, those that hold for one server alone. What is queued for removal still is to go, and ids that were given
+ * out stay so. */
+static const uint32 of_one_server[] = {AIPG_INDEX_TABLES,   AIPG_INDEX_SPACES,     AIPG_INDEX_PREPARED,
+									   AIPG_INDEX_LINEAGE,  AIPG_INDEX_MARKS,      AIPG_INDEX_POSITION,
+									   AIPG_INDEX_IN_DOUBT, AIPG_INDEX_DEFINITIONS};
+
+typedef struct definition {
+	StringInfo key;
+	StringInfo value;
+} definition;
+
+static StringInfo copy_of(aidb_slice bytes) {
+	StringInfo copy = makeStringInfo();
+
+	appendBinaryStringInfo(copy, bytes.data, (int)bytes.size);
+	return copy;
+}
+
+static void note_definition(aidb_slice key, aidb_slice value, void *list) {
+	definition *row = palloc(sizeof(definition));
+
+	*row = (definition){copy_of(key), copy_of(value)};
+	*(List **)list = lappend(*(List **)list, row);
+}
+
+static void drop_row(aidb_slice key, aidb_slice value, void *unused) {
+	if (is_full(key.size)) {
+		write_batch(AIDB_LAZY);
+	}
+	check(aidb_batch_delete(batch, key));
+}
+
+void aipg_apply_adopt(void) {
+	List *definitions = NIL;
+	ListCell *cell;
+
+	aipg_apply_restart();
+	for_pieces(index_key(AIPG_INDEX_DEFINITIONS), note_definition, &definitions);
+	begin_batch();
+	for (size_t i = 0; i < lengthof(of_one_server); i++) {
+		for_pieces(index_key(of_one_server[i]), drop_row, NULL);
+	}
+	write_batch(AIDB_SYNC);
+	foreach(cell, definitions) {
+		const definition *row = lfirst(cell);
+
+		CHECK_FOR_INTERRUPTS();
+		apply_change(slice_of(row->key), slice_of(row->value));
+	}
 }

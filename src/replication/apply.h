@@ -49,6 +49,9 @@ extern bool aipg_apply_is_complete(const aipg_position *position);
 extern void aipg_apply_restart(void);
 /* Tags that are in doubt here, as a text of an SQL array; palloc'd. */
 extern char *aipg_apply_in_doubt(void);
+/* Takes over a store that was copied file by file, in the transaction that calls: makes the tables of its definitions, and forgets what
+ * belonged to the server that it is from. */
+extern void aipg_apply_adopt(void);
 /* Forgets what is in doubt: nobody will decide it. */
 extern void aipg_apply_drop_in_doubt(void);
 

@@ -13,6 +13,7 @@
 #include "postmaster/interrupt.h"
 #include "port/pg_bswap.h"
 #include "replication/apply.h"
+#include "replication/backup.h"
 #include "replication/cached_rows.h"
 #include "replication/upstream.h"
 #include "role.h"
@@ -461,11 +462,13 @@ void aipg_launcher_main(Datum argument) {
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(InvalidOid, InvalidOid, 0);
 	aipg_store();
+	aipg_backup_discard();
 	aipg_role_watch();
 	while (!ShutdownRequestPending) {
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		handle = see_to_worker(handle, &changes);
+		aipg_backup_tell_time();
 		WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LAUNCH_NAP_MS, PG_WAIT_EXTENSION);
 	}
 	if (is_running(handle)) {

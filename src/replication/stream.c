@@ -28,6 +28,7 @@
 #include "host.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "replication/stream.h"
 #include "replication/stream_format.h"
 #include "role.h"
 #include "shared.h"
@@ -56,6 +57,7 @@ PG_FUNCTION_INFO_V1(aipg_sql_stream_slots);
 typedef struct open_tag {
 	aidb_tag tag;
 	aidb_sequence bound; /* 0: it runs, as far as is known */
+	bool is_noted;       /* the bound is what could be seen when it ended; otherwise, when that was found out */
 } open_tag;
 
 typedef struct place {
@@ -105,8 +107,7 @@ static uint64 sequence_argument(FunctionCallInfo fcinfo, int argument, const cha
 	return (uint64)value;
 }
 
-/* Only a server that may commit has a stream. A higher epoch than its own tells it that it may no more. */
-static void check_primary(uint64 epoch) {
+void aipg_stream_check_primary(uint64 epoch) {
 	aipg_role_state state = aipg_role_get();
 
 	if (state.role == AIPG_PRIMARY && epoch > state.epoch) {
@@ -253,7 +254,8 @@ static bool is_decidable(open_tag *open, aidb_sequence upto) {
 			return false;
 		}
 		open->bound = noted_end(open->tag);
-		if (open->bound == 0) {
+		open->is_noted = open->bound != 0;
+		if (!open->is_noted) {
 			open->bound = aidb_current_sequence(aipg_store());
 		}
 	}
@@ -335,7 +337,7 @@ static void append_decisions(response *to) {
 			flushed = true;
 		}
 		append_event(to, &(aipg_stream_event){.kind = committed ? AIPG_EVENT_COMMIT : AIPG_EVENT_ABORT,
-											  .sequence = to->head.upto,
+											  .sequence = open->is_noted ? open->bound : 0,
 											  .tag = open->tag});
 	}
 	session.open_count = left;
@@ -414,7 +416,7 @@ Datum aipg_sql_stream_read(PG_FUNCTION_ARGS) {
 	response answer = {0};
 	bytea *result;
 
-	check_primary(epoch);
+	aipg_stream_check_primary(epoch);
 	initStringInfo(&answer.bytes);
 	PG_TRY();
 	{
@@ -422,7 +424,7 @@ Datum aipg_sql_stream_read(PG_FUNCTION_ARGS) {
 		acknowledge(slot, Min(acknowledged, after));
 		while (!fill(&answer, max_bytes) && GetCurrentTimestamp() < deadline) {
 			wait_for_more(deadline);
-			check_primary(epoch);
+			aipg_stream_check_primary(epoch);
 		}
 		if (strcmp(aipg_role_get().synchronous, slot) != 0) {
 			wait_visible(answer.head.upto);
@@ -443,11 +445,7 @@ Datum aipg_sql_stream_read(PG_FUNCTION_ARGS) {
 
 /* ---- Slots ----------------------------------------------------------------------------------------------- */
 
-/*
- * What a transaction that runs now has prepared before the slot's place is not in the stream, and not in a snapshot either
- * before it has ended.
- */
-static void wait_for_running(void) {
+void aipg_stream_wait_for_running(void) {
 	Snapshot snapshot = GetLatestSnapshot();
 	int count = (int)snapshot->xcnt;
 	TransactionId *running = palloc(sizeof(TransactionId) * (size_t)Max(count, 1));
@@ -463,12 +461,12 @@ Datum aipg_sql_stream_open(PG_FUNCTION_ARGS) {
 	aidb_pin pin;
 	aidb_status rc;
 
-	check_primary(0);
+	aipg_stream_check_primary(0);
 	rc = aidb_pin_create(aipg_store(), slot, &pin);
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not make a slot for a replica");
 	}
-	wait_for_running();
+	aipg_stream_wait_for_running();
 	PG_RETURN_INT64((int64)pin.sequence);
 }
 

@@ -1,5 +1,9 @@
 #include "replication/stream_format.h"
 
+#include <string.h>
+
+#define MARK_VERSION 1
+
 static uint64_t take(const uint8_t **at, unsigned bytes) {
 	uint64_t value = 0;
 
@@ -79,4 +83,41 @@ void aipg_stream_write_event(uint8_t to[AIPG_STREAM_EVENT_BYTES], const aipg_str
 	put(&to, 8, event->sequence);
 	put(&to, 8, event->tag);
 	put(&to, 4, event->operations.size);
+}
+
+/* ---- Marks ----------------------------------------------------------------------------------------------- */
+
+#define MARK_PREFIX_BYTES 6
+
+static void put_mark_prefix(uint8_t *key) {
+	put(&key, 2, 0);
+	put(&key, 4, AIPG_INDEX_MARKS);
+}
+
+bool aipg_stream_read_mark(const aidb_operation *operation, aipg_mark *mark) {
+	uint8_t prefix[MARK_PREFIX_BYTES];
+	const uint8_t *value = operation->value.data;
+	size_t name_bytes = operation->key.size - MARK_PREFIX_BYTES;
+
+	put_mark_prefix(prefix);
+	if (operation->kind != AIDB_OPERATION_PUT || operation->key.size < MARK_PREFIX_BYTES ||
+		name_bytes >= AIPG_MARK_NAME_BYTES || memcmp(operation->key.data, prefix, MARK_PREFIX_BYTES) != 0 ||
+		operation->value.size != AIPG_MARK_VALUE_BYTES || take(&value, 1) != MARK_VERSION) {
+		return false;
+	}
+	memcpy(mark->name, (const uint8_t *)operation->key.data + MARK_PREFIX_BYTES, name_bytes);
+	mark->name[name_bytes] = '\0';
+	mark->clock_us = take(&value, 8);
+	return strlen(mark->name) == name_bytes;
+}
+
+size_t aipg_stream_write_mark(const aipg_mark *mark, uint8_t key[AIPG_MARK_KEY_BYTES],
+							  uint8_t value[AIPG_MARK_VALUE_BYTES]) {
+	size_t name_bytes = strlen(mark->name);
+
+	put_mark_prefix(key);
+	memcpy(key + MARK_PREFIX_BYTES, mark->name, name_bytes);
+	put(&value, 1, MARK_VERSION);
+	put(&value, 8, mark->clock_us);
+	return MARK_PREFIX_BYTES + name_bytes;
 }

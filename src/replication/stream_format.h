@@ -7,6 +7,14 @@
  *
  * Numbers are big-endian. A response covers the commits beyond `from` up to `upto`. What several responses up to one with
  * AIPG_STREAM_WINDOW_END bring is to be shown to readers together.
+ *
+ * Who wants the state at a commit in the middle of that takes the commits up to it, and the decisions that bear a sequence up
+ * to it, or 0 when their last batch does.
+ *
+ * Among the commits of a primary whose log is archived are *marks*, rows that tell the time or bear a name:
+ *
+ *   key     slot u16 (0), index id u32 (7), then the name, if there is one
+ *   value   version u8 (1), microseconds since 2000 u64
  */
 #ifndef AIPG_STREAM_FORMAT_H
 #define AIPG_STREAM_FORMAT_H
@@ -38,10 +46,21 @@ typedef struct aipg_stream_head {
 
 typedef struct aipg_stream_event {
 	aipg_event_kind kind;
-	uint64_t sequence;
+	uint64_t
+		sequence; /* of a commit; of a decision, the newest commit that could be seen when it was made, 0: not known */
 	uint64_t tag;
 	aidb_slice operations; /* in the bytes that were read */
 } aipg_stream_event;
+
+#define AIPG_INDEX_MARKS 7
+#define AIPG_MARK_NAME_BYTES 64 /* with a final zero byte */
+#define AIPG_MARK_KEY_BYTES (6 + AIPG_MARK_NAME_BYTES)
+#define AIPG_MARK_VALUE_BYTES 9
+
+typedef struct aipg_mark {
+	char name[AIPG_MARK_NAME_BYTES]; /* empty: it just tells the time */
+	uint64_t clock_us;
+} aipg_mark;
 
 /* Takes the head off *bytes. False: malformed. */
 bool aipg_stream_read_head(aidb_slice *bytes, aipg_stream_head *head);
@@ -49,6 +68,11 @@ bool aipg_stream_read_head(aidb_slice *bytes, aipg_stream_head *head);
 bool aipg_stream_read_event(aidb_slice *bytes, aipg_stream_event *event);
 
 void aipg_stream_write_head(uint8_t to[AIPG_STREAM_HEAD_BYTES], const aipg_stream_head *head);
+/* False: the operation is no mark. */
+bool aipg_stream_read_mark(const aidb_operation *operation, aipg_mark *mark);
+/* Key and value of a mark's row; returns the key's size. */
+size_t aipg_stream_write_mark(const aipg_mark *mark, uint8_t key[AIPG_MARK_KEY_BYTES],
+							  uint8_t value[AIPG_MARK_VALUE_BYTES]);
 /* The part of an event that stands before its operations. */
 void aipg_stream_write_event(uint8_t to[AIPG_STREAM_EVENT_BYTES], const aipg_stream_event *event);
 
