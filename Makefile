@@ -26,7 +26,7 @@ SANITIZER := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -
 COMPILE = $(CC) -std=gnu11 $(CFLAGS) -fPIC -fvisibility=hidden -pthread $(WARNINGS) $(SANITIZER) $(CPPFLAGS)
 INCLUDES := -Iengine -Iengine/include
 LIBS := -lsnappy -lxxhash -lm
-LIBPQ = -Icluster -Icluster/include $(addprefix -isystem ,$(shell $(PG_CONFIG) --includedir 2>/dev/null))
+LIBPQ = -Icluster -Icluster/include -isystem /usr/include/libxml2 $(addprefix -isystem ,$(shell $(PG_CONFIG) --includedir 2>/dev/null))
 SPEAKS_LIBPQ := cluster/% test/% bench/%
 
 VERSION := 1.0
@@ -39,13 +39,17 @@ program = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))
 ENGINE_OBJECTS := $(call object,engine/base/*.c engine/host/*.c engine/format/*.c engine/store/*.c engine/db/*.c)
 # Of the extension, what is not PostgreSQL's and can be tested alone.
 FORMAT_OBJECTS := $(call object,src/replication/*_format.c)
-CLUSTER_OBJECTS := $(call object,cluster/placement/*.c cluster/control/*.c cluster/client/*.c)
+CLUSTER_OBJECTS := $(call object,cluster/placement/*.c cluster/control/*.c cluster/client/*.c cluster/programs/*.c)
 # Of it, what programs that use the cluster are linked with.
 CLIENT_OBJECTS := $(filter-out %/link.o,$(call object,cluster/client/*.c)) $(BUILD)/cluster/placement/slot.o
 COORDINATOR := $(BUILD)/aidb_coordinator
 COORDINATOR_OBJECTS := $(call object,cluster/coordinator/*.c)
 ADMIN := $(BUILD)/aidb-admin
-ADMIN_OBJECTS := $(call object,cluster/admin/*.c)
+ADMIN_OBJECTS := $(call object,cluster/admin/*.c cluster/backup/*.c cluster/storage/*.c)
+# Of a backup, what needs neither server nor storage.
+BACKUP_OBJECTS := $(addprefix $(BUILD)/cluster/,$(addsuffix .o,backup/manifest backup/segment backup/replay backup/retention \
+	backup/repository storage/storage storage/directory storage/s3 storage/s3_answer storage/credentials storage/failure storage/hash))
+STORAGE_LIBS := -lcurl -lxml2 -lcrypto -lzstd
 EXPORTER := $(BUILD)/aidb_exporter
 EXPORTER_OBJECTS := $(call object,cluster/exporter/*.c)
 SUPPORT_OBJECTS := $(call object,test/support/*.c)
@@ -108,11 +112,11 @@ $(BUILD)/flags: FORCE
 	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' >$@
 
 # Where PostgreSQL's programs are, if --bindir does not say otherwise.
-$(COORDINATOR_OBJECTS): private CPPFLAGS += -DAIDB_BINDIR='"$(shell $(PG_CONFIG) --bindir 2>/dev/null)"'
+$(COORDINATOR_OBJECTS) $(ADMIN_OBJECTS): private CPPFLAGS += -DAIDB_BINDIR='"$(shell $(PG_CONFIG) --bindir 2>/dev/null)"'
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(COMPILE) $(INCLUDES) $(if $(filter test/% fuzz/% src/%,$<),-Itest/support -Isrc) $(if $(filter $(SPEAKS_LIBPQ),$<),$(LIBPQ)) -MMD -MP -c -o $@ $<
+	$(COMPILE) $(INCLUDES) $(if $(filter test/% fuzz/% src/%,$<),-Itest/support) $(if $(filter test/% fuzz/% src/% cluster/backup/% cluster/admin/%,$<),-Isrc) $(if $(filter $(SPEAKS_LIBPQ),$<),$(LIBPQ)) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libaidb.a: $(ENGINE_OBJECTS)
 	@rm -f $@
@@ -142,8 +146,8 @@ $(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
 $(COORDINATOR): $(COORDINATOR_OBJECTS) $(BUILD)/libaidb_cluster.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq $(LIBS)
 
-$(ADMIN): $(ADMIN_OBJECTS)
-	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq
+$(ADMIN): $(ADMIN_OBJECTS) $(FORMAT_OBJECTS) $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq $(STORAGE_LIBS) $(LIBS)
 
 $(EXPORTER): $(EXPORTER_OBJECTS) $(BUILD)/libaidb_cluster.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lmicrohttpd -lpq

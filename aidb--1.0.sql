@@ -161,6 +161,21 @@ CREATE FUNCTION backup_stop() RETURNS void
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_backup_stop';
 COMMENT ON FUNCTION backup_stop() IS 'remove the checkpoint';
 
+CREATE FUNCTION store_id() RETURNS bigint
+LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'aipg_sql_store_id';
+COMMENT ON FUNCTION store_id() IS 'tells this server''s AiDb store from all others';
+
+CREATE TABLE backup (
+	label text PRIMARY KEY,
+	repository text NOT NULL,
+	started timestamptz NOT NULL,
+	finished timestamptz NOT NULL,
+	files integer NOT NULL,
+	bytes bigint NOT NULL,
+	stored_bytes bigint NOT NULL
+);
+COMMENT ON TABLE backup IS 'the backups that have been taken of this server';
+
 CREATE FUNCTION restore_point(name text) RETURNS bigint
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_restore_point';
 COMMENT ON FUNCTION restore_point(text) IS 'a name for the present state, to which aidb-admin restore can go back';
@@ -488,7 +503,7 @@ REVOKE ALL ON FUNCTION stream_drop(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION stream_slots() FROM PUBLIC;
 REVOKE ALL ON FUNCTION clone_read(bytea, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_start(), backup_files(), backup_read(text, bigint, integer), backup_stop(), restore_point(text),
-	restore_begin(bigint, bigint, bigint), restore_apply(bytea), restore_finish() FROM PUBLIC;
+	store_id(), restore_begin(bigint, bigint, bigint), restore_apply(bytea), restore_finish() FROM PUBLIC;
 REVOKE ALL ON FUNCTION rows_get(bigint, bytea) FROM PUBLIC;
 REVOKE ALL ON FUNCTION rows_scan(bigint, bytea, bytea, boolean, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION token() FROM PUBLIC;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "admin/backup.h"
 #include "admin/local.h"
 #include "admin/output.h"
 
@@ -38,6 +39,9 @@ static const char help[] =
 	"  failover GROUP NODE --allow-data-loss\n"
 	"                                another one does, without the commits that it lacks\n"
 	"  events [--follow]             what has happened\n"
+	"\n";
+
+static const char help_end[] =
 	"\n"
 	"  --conninfo=CONNINFO  the database with the cluster's catalog; or environment variable AIDB_CLUSTER\n"
 	"  --json               for programs\n"
@@ -118,6 +122,7 @@ typedef struct options {
 	bool allow_data_loss;
 	int watch_s;
 	aidb_local_options local;
+	aidb_backup_arguments backup;
 	const char *words[8];
 	int count;
 } options;
@@ -135,6 +140,8 @@ static int read_options(int count, char **arguments, options *given) {
 
 		if (strcmp(at, "--help") == 0 || strcmp(at, "help") == 0) {
 			fputs(help, stdout);
+			fputs(aidb_backup_help, stdout);
+			fputs(help_end, stdout);
 			return 1;
 		} else if (strcmp(at, "--version") == 0) {
 			puts("aidb-admin 1.0");
@@ -155,8 +162,10 @@ static int read_options(int count, char **arguments, options *given) {
 			given->local.bindir = at;
 		} else if (strncmp(at, "--watch=", 8) == 0 && atoi(at + 8) > 0) {
 			given->watch_s = atoi(at + 8);
+		} else if (aidb_backup_option(at, &given->backup)) {
+			continue;
 		} else if (strncmp(at, "--", 2) == 0) {
-			fprintf(stderr, "aidb-admin: unknown option %s\nTry aidb-admin --help.\n", at);
+			fprintf(stderr, "aidb-admin: unknown option, or not with this value: %s\nTry aidb-admin --help.\n", at);
 			return 3;
 		} else if (given->count == (int)(sizeof(given->words) / sizeof(given->words[0]))) {
 			return usage("too many words") + 1;
@@ -295,7 +304,7 @@ static int follow_events(PGconn *connection) {
 }
 
 int main(int count, char **arguments) {
-	options given = {.json = false};
+	options given = {.json = false, .backup = AIDB_BACKUP_ARGUMENTS};
 	int status = read_options(count, arguments, &given);
 	const command *of;
 	PGconn *connection;
@@ -311,6 +320,12 @@ int main(int count, char **arguments) {
 		int (*act)(const char *directory, const aidb_local_options *options) = find_local(given.words[1]);
 
 		return act != NULL ? act(given.words[2], &given.local) : usage("cluster can init, start, stop or status");
+	}
+	if (aidb_backup_command(given.words[0])) {
+		given.backup.conninfo = given.conninfo;
+		given.backup.json = given.json;
+		given.backup.bindir = given.local.bindir != NULL ? given.local.bindir + strlen("--bindir=") : NULL;
+		return aidb_backup_run(given.words, given.count, &given.backup);
 	}
 	of = find_command(&given, &first);
 	if (of == NULL) {

@@ -75,7 +75,7 @@ void aidb_print_table(FILE *to, const PGresult *result) {
 	}
 }
 
-static void print_string(FILE *to, const char *text) {
+void aidb_print_json_string(FILE *to, const char *text) {
 	fputc('"', to);
 	for (; *text != '\0'; text++) {
 		if (*text == '"' || *text == '\\') {
@@ -99,7 +99,7 @@ static void print_value(FILE *to, const PGresult *result, int row, int column) {
 	} else if (is_number(result, column) && strpbrk(value, "NI") == NULL) { /* no NaN, no Infinity */
 		fputs(value, to);
 	} else {
-		print_string(to, value);
+		aidb_print_json_string(to, value);
 	}
 }
 
@@ -109,7 +109,7 @@ void aidb_print_json(FILE *to, const PGresult *result) {
 		fputs(row == 0 ? "\n  {" : ",\n  {", to);
 		for (int column = 0; column < PQnfields(result); column++) {
 			fputs(column == 0 ? "" : ", ", to);
-			print_string(to, PQfname(result, column));
+			aidb_print_json_string(to, PQfname(result, column));
 			fputs(": ", to);
 			print_value(to, result, row, column);
 		}

@@ -12,5 +12,7 @@
 void aidb_print_table(FILE *to, const PGresult *result);
 /* An array of objects; numbers, booleans and nulls as such. */
 void aidb_print_json(FILE *to, const PGresult *result);
+/* In quotation marks. */
+void aidb_print_json_string(FILE *to, const char *text);
 
 #endif

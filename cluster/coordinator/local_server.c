@@ -10,13 +10,12 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "client/socket.h"
+#include "programs/program.h"
 
 #define DEFAULT_PORT 5432u
-#define MAX_ARGUMENTS 16
 #define CONNECT_MS 30000u
 #define STATEMENT_MS 60000u
 
@@ -38,57 +37,20 @@ static bool exists(const aidb_local_server *self, const char *name) {
 
 /* ---- PostgreSQL's programs --------------------------------------------------------------------------------- */
 
-/* In the child: its output goes to setup.log. */
-static void become(const aidb_local_server *self, char *const *arguments) {
-	char log[PATH_MAX];
-	int file;
-
-	path_of(self, "setup.log", log);
-	file = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
-	if (file >= 0) {
-		dup2(file, STDOUT_FILENO);
-		dup2(file, STDERR_FILENO);
-	}
-	setsid(); /* Ctrl-C is for the coordinator, which stops the server in good order */
-	execv(arguments[0], arguments);
-	dprintf(STDERR_FILENO, "%s: %s\n", arguments[0], strerror(errno));
-	_exit(127);
-}
-
 /* Runs it to its end; its exit status, or -1. The arguments end with a NULL. */
 static int run(const aidb_local_server *self, const char *program, const char *const *arguments) {
-	char path[PATH_MAX];
-	char *words[MAX_ARGUMENTS] = {path};
-	int status = -1;
-	pid_t child;
+	char log[PATH_MAX];
 
-	snprintf(path, sizeof(path), "%s/%s", self->bindir, program);
-	for (int i = 0; arguments[i] != NULL && i < MAX_ARGUMENTS - 2; i++) {
-		words[i + 1] = (char *)arguments[i];
-	}
-	child = fork();
-	if (child == 0) {
-		become(self, words);
-	}
-	while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {}
-	return child > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	path_of(self, "setup.log", log);
+	return aidb_program_run(self->bindir, program, log, arguments);
 }
 
 /* The last lines that a program or the server has written. */
 static bool fail(const aidb_local_server *self, const char *what, const char *log_name) {
-	char path[PATH_MAX], text[1024] = "";
-	FILE *log;
+	char path[PATH_MAX], text[1024];
 
 	path_of(self, log_name, path);
-	log = fopen(path, "r");
-	if (log != NULL) {
-		size_t size;
-
-		(void)(fseek(log, -(long)(sizeof(text) - 1), SEEK_END) != 0 && fseek(log, 0, SEEK_SET) != 0);
-		size = fread(text, 1, sizeof(text) - 1, log);
-		text[size] = '\0';
-		fclose(log);
-	}
+	aidb_program_log_end(path, text, sizeof(text));
 	fprintf(stderr, "aidb_coordinator: %s; the end of \"%s\":\n%s\n", what, path, text);
 	return false;
 }

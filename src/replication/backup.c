@@ -37,6 +37,7 @@ PG_FUNCTION_INFO_V1(aipg_sql_backup_files);
 PG_FUNCTION_INFO_V1(aipg_sql_backup_read);
 PG_FUNCTION_INFO_V1(aipg_sql_backup_stop);
 PG_FUNCTION_INFO_V1(aipg_sql_restore_point);
+PG_FUNCTION_INFO_V1(aipg_sql_store_id);
 
 /* Below the store's directory; with a name that base backups leave out. */
 #define DIRECTORY "pgsql_tmp.backup"
@@ -216,6 +217,11 @@ Datum aipg_sql_backup_stop(PG_FUNCTION_ARGS) {
 	}
 	aipg_backup_discard();
 	PG_RETURN_VOID();
+}
+
+Datum aipg_sql_store_id(PG_FUNCTION_ARGS) {
+	(void)fcinfo;
+	PG_RETURN_INT64((int64)aidb_store_id(aipg_store()));
 }
 
 /* ---- Marks ----------------------------------------------------------------------------------------------- */

@@ -15,7 +15,8 @@ PG_FUNCTION_INFO_V1(aipg_sql_restore_begin);
 PG_FUNCTION_INFO_V1(aipg_sql_restore_apply);
 PG_FUNCTION_INFO_V1(aipg_sql_restore_finish);
 
-static aipg_role_state check_restoring(void) {
+/* The session is one of AiDb's own from then on, also when its statement commits. */
+static aipg_role_state begin_restoring(void) {
 	aipg_role_state state = aipg_role_get();
 
 	if (state.role != AIPG_RESTORING) {
@@ -24,6 +25,7 @@ static aipg_role_state check_restoring(void) {
 				 errmsg("this server is not being restored from a backup"),
 				 errdetail("Its role is \"%s\".", aipg_role_name(state.role)), errhint("Use aidb-admin restore.")));
 	}
+	aipg_role_internal = true;
 	return state;
 }
 
@@ -34,16 +36,9 @@ Datum aipg_sql_restore_begin(PG_FUNCTION_ARGS) {
 							  .applied = (uint64)PG_GETARG_INT64(1),
 							  .complete_at = (uint64)PG_GETARG_INT64(2)};
 
-	check_restoring();
-	aipg_role_internal = true;
-	PG_TRY();
-	{
-		aipg_apply_adopt();
-		aipg_position_write(&position);
-	}
-	PG_FINALLY();
-	{ aipg_role_internal = false; }
-	PG_END_TRY();
+	begin_restoring();
+	aipg_apply_adopt();
+	aipg_position_write(&position);
 	PG_RETURN_VOID();
 }
 
@@ -53,26 +48,21 @@ Datum aipg_sql_restore_apply(PG_FUNCTION_ARGS) {
 	aipg_position position;
 	aipg_stream_head head;
 
-	check_restoring();
-	aipg_role_internal = true;
+	begin_restoring();
+	position = aipg_position_read();
 	PG_TRY();
-	{
-		position = aipg_position_read();
-		aipg_apply_response((aidb_slice){VARDATA_ANY(response), VARSIZE_ANY_EXHDR(response)}, &position, &head);
-	}
+	{ aipg_apply_response((aidb_slice){VARDATA_ANY(response), VARSIZE_ANY_EXHDR(response)}, &position, &head); }
 	PG_CATCH();
 	{
-		aipg_role_internal = false;
 		aipg_apply_restart();
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	aipg_role_internal = false;
 	PG_RETURN_INT64((int64)position.applied);
 }
 
 Datum aipg_sql_restore_finish(PG_FUNCTION_ARGS) {
-	aipg_role_state state = check_restoring();
+	aipg_role_state state = begin_restoring();
 	aipg_position position = aipg_position_read();
 
 	if (!position.copied || position.applied < position.complete_at) {
@@ -88,5 +78,6 @@ Datum aipg_sql_restore_finish(PG_FUNCTION_ARGS) {
 	aipg_lineage_check(aipg_store());
 	state.role = AIPG_ALONE;
 	aipg_role_set(&state);
+	aipg_role_internal = false;
 	PG_RETURN_VOID();
 }
