@@ -27,7 +27,7 @@ COMPILE = $(CC) -std=gnu11 $(CFLAGS) -fPIC -fvisibility=hidden -pthread $(WARNIN
 INCLUDES := -Iengine -Iengine/include
 LIBS := -lsnappy -lxxhash -lm
 LIBPQ = -Icluster -Icluster/include -isystem /usr/include/libxml2 $(addprefix -isystem ,$(shell $(PG_CONFIG) --includedir 2>/dev/null))
-SPEAKS_LIBPQ := cluster/% test/% bench/%
+SPEAKS_LIBPQ := cluster/% test/% bench/% fuzz/%
 
 VERSION := 1.0
 SONAME := libaidb.so.1
@@ -45,10 +45,8 @@ CLIENT_OBJECTS := $(filter-out %/link.o,$(call object,cluster/client/*.c)) $(BUI
 COORDINATOR := $(BUILD)/aidb_coordinator
 COORDINATOR_OBJECTS := $(call object,cluster/coordinator/*.c)
 ADMIN := $(BUILD)/aidb-admin
-ADMIN_OBJECTS := $(call object,cluster/admin/*.c cluster/backup/*.c cluster/storage/*.c)
-# Of a backup, what needs neither server nor storage.
-BACKUP_OBJECTS := $(addprefix $(BUILD)/cluster/,$(addsuffix .o,backup/manifest backup/segment backup/replay backup/retention \
-	backup/repository storage/storage storage/directory storage/s3 storage/s3_answer storage/credentials storage/failure storage/hash))
+ADMIN_OBJECTS := $(call object,cluster/admin/*.c)
+BACKUP_OBJECTS := $(call object,cluster/backup/*.c cluster/object_store/*.c)
 STORAGE_LIBS := -lcurl -lxml2 -lcrypto -lzstd
 EXPORTER := $(BUILD)/aidb_exporter
 EXPORTER_OBJECTS := $(call object,cluster/exporter/*.c)
@@ -146,14 +144,19 @@ $(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
 $(COORDINATOR): $(COORDINATOR_OBJECTS) $(BUILD)/libaidb_cluster.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq $(LIBS)
 
-$(ADMIN): $(ADMIN_OBJECTS) $(FORMAT_OBJECTS) $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
+# Backups: the format of the stream is the extension's.
+$(BUILD)/libaidb_backup.a: $(BACKUP_OBJECTS) $(FORMAT_OBJECTS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(ADMIN): $(ADMIN_OBJECTS) $(BUILD)/libaidb_backup.a $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq $(STORAGE_LIBS) $(LIBS)
 
 $(EXPORTER): $(EXPORTER_OBJECTS) $(BUILD)/libaidb_cluster.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lmicrohttpd -lpq
 
-$(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(FORMAT_OBJECTS) $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
-	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka -Wl,--as-needed -lpq $(LIBS)
+$(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb_backup.a $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
+	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka -Wl,--as-needed -lpq $(STORAGE_LIBS) $(LIBS)
 
 $(HISTORY_PROGRAM): $(HISTORY_OBJECTS) $(CHECKER_OBJECTS)
 $(DIFFERENTIAL_PROGRAM): $(DIFFERENTIAL_OBJECTS)
@@ -165,10 +168,10 @@ $(SERVER_PROGRAMS):
 $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ $(if $(findstring rocksdb,$@),-lrocksdb) $(if $(findstring client,$@),-lpq) $(LIBS)
 
-$(FUZZ_PROGRAMS): %: %.o $(FORMAT_OBJECTS) $(BUILD)/libaidb.a
-	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
+$(FUZZ_PROGRAMS): %: %.o $(BUILD)/libaidb_backup.a $(BUILD)/libaidb.a
+	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ -Wl,--as-needed $(STORAGE_LIBS) $(LIBS)
 
--include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(COORDINATOR_OBJECTS:.o=.d) $(ADMIN_OBJECTS:.o=.d) $(EXPORTER_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
+-include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(BACKUP_OBJECTS:.o=.d) $(COORDINATOR_OBJECTS:.o=.d) $(ADMIN_OBJECTS:.o=.d) $(EXPORTER_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
 
 # ---- Installing --------------------------------------------------------------------------------------------
 
@@ -248,7 +251,7 @@ lint-warnings:
 lint-analysis:
 	@PG_CONFIG=$(PG_CONFIG) test/support/analyse $(filter %.c,$(SOURCES))
 
-objects: $(ENGINE_OBJECTS) $(CLUSTER_OBJECTS) $(COORDINATOR_OBJECTS) $(ADMIN_OBJECTS) $(EXPORTER_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
+objects: $(ENGINE_OBJECTS) $(CLUSTER_OBJECTS) $(BACKUP_OBJECTS) $(COORDINATOR_OBJECTS) $(ADMIN_OBJECTS) $(EXPORTER_OBJECTS) $(SUPPORT_OBJECTS) $(PROGRAM_OBJECTS)
 	@+$(EXTENSION_MAKE) objects
 
 format: ## put all C sources into the form that lint asks for

@@ -16,7 +16,7 @@
 #include "backup/restore.h"
 #include "backup/retention.h"
 #include "backup/verify.h"
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #define TIME_BYTES 40
 #define CONNINFO_BYTES 2048
@@ -441,25 +441,25 @@ static bool read_time(const char *text, uint64_t *us) {
 	return seconds > 0;
 }
 
-static bool read_target(const aidb_backup_arguments *given, aidb_restore_options *options) {
+static bool read_target(const aidb_backup_arguments *given, aidb_target *target) {
 	char *stop;
 
-	options->kind = AIDB_TARGET_LATEST;
+	*target = (aidb_target){.kind = AIDB_TARGET_LATEST, .label = given->label};
 	if ((given->to_time != NULL) + (given->to_sequence != NULL) + (given->to_point != NULL) > 1) {
 		return false;
 	}
 	if (given->to_time != NULL) {
-		options->kind = AIDB_TARGET_TIME;
-		return read_time(given->to_time, &options->time);
+		target->kind = AIDB_TARGET_TIME;
+		return read_time(given->to_time, &target->time);
 	}
 	if (given->to_sequence != NULL) {
-		options->kind = AIDB_TARGET_SEQUENCE;
-		options->sequence = strtoull(given->to_sequence, &stop, 10);
-		return *stop == '\0' && options->sequence > 0;
+		target->kind = AIDB_TARGET_SEQUENCE;
+		target->sequence = strtoull(given->to_sequence, &stop, 10);
+		return *stop == '\0' && target->sequence > 0;
 	}
 	if (given->to_point != NULL) {
-		options->kind = AIDB_TARGET_POINT;
-		options->point = given->to_point;
+		target->kind = AIDB_TARGET_POINT;
+		target->point = given->to_point;
 		return strchr(given->to_point, '/') == NULL && strlen(given->to_point) < AIDB_POINT_NAME_BYTES;
 	}
 	return true;
@@ -470,7 +470,6 @@ static int run_restore(const char *directory, const aidb_backup_arguments *given
 	aidb_restore_options options = {.address = address,
 									.data = directory,
 									.bindir = given->bindir != NULL ? given->bindir : AIDB_BINDIR,
-									.label = given->label,
 									.before = given->before,
 									.copy = {.jobs = given->jobs, .rate_bytes = given->rate_bytes},
 									.show_progress = isatty(STDERR_FILENO) && !given->json,
@@ -479,7 +478,7 @@ static int run_restore(const char *directory, const aidb_backup_arguments *given
 	aidb_restored restored;
 	aidb_status rc;
 
-	if (!read_target(given, &options)) {
+	if (!read_target(given, &options.target)) {
 		return usage("give one of --to-time='2026-11-27 06:10:05', --to-sequence=NUMBER and --to-point=NAME, or none");
 	}
 	find_repository(given, address);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "backup/replay.h"
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #define ANSWER_BYTES (1u << 20)
 #define PIECE_BYTES ((size_t)16 << 20)

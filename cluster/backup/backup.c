@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #define WAIT_S 600 /* for another process to archive what belongs to the backup */
 #define WAIT_STEP_MS 200

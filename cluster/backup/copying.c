@@ -7,7 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #define SHOW_MS 200
 #define TEXT_BYTES 2048

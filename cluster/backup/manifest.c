@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #define TITLE "aidb backup "
 #define VERSION 1

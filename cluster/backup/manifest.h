@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "aidb.h"
-#include "storage/hash.h"
+#include "object_store/hash.h"
 
 #define AIDB_LABEL_BYTES 32
 #define AIDB_FILE_NAME_BYTES 64

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 static aidb_status append(aidb_buffer *to, const void *data, size_t size) {
 	if (size > to->capacity - to->size) {
@@ -115,9 +115,9 @@ aidb_status aidb_replay_next(aidb_replay *replay, aidb_slice answer, aidb_slice 
 	if (!aipg_stream_read_head(&events, &head) || head.store_id != replay->store) {
 		return aidb_fail(AIDB_CORRUPT, "the log is malformed behind commit %" PRIu64, replay->reached);
 	}
-	if (head.from > replay->reached) {
+	if (head.from > replay->read) {
 		return aidb_fail(AIDB_NOT_FOUND, "the log has a gap: the commits from %" PRIu64 " to %" PRIu64 " are missing",
-						 replay->reached + 1, head.from);
+						 replay->read + 1, head.from);
 	}
 	replay->answer.size = 0;
 	rc = append(&replay->answer, room, sizeof(room));
@@ -127,6 +127,7 @@ aidb_status aidb_replay_next(aidb_replay *replay, aidb_slice answer, aidb_slice 
 	if (rc != AIDB_OK) {
 		return rc;
 	}
+	replay->read = head.upto > replay->read ? head.upto : replay->read;
 	replay->done = head.upto >= replay->target && (head.flags & AIPG_STREAM_WINDOW_END) != 0;
 	head.from = replay->reached;
 	head.upto = head.upto > replay->target ? replay->target : head.upto;

@@ -20,9 +20,10 @@ typedef struct aidb_prepared {
 
 typedef struct aidb_replay {
 	uint64_t store;
-	uint64_t reached;
-	uint64_t target; /* a commit; UINT64_MAX: as far as the log goes */
-	bool done;       /* nothing that follows matters */
+	uint64_t reached; /* the state that comes of what was cut so far */
+	uint64_t read;    /* how far the log has been looked at; at first the same */
+	uint64_t target;  /* a commit; UINT64_MAX: as far as the log goes */
+	bool done;        /* nothing that follows matters */
 	aidb_prepared prepared[AIDB_MAX_UNDECIDED];
 	uint32_t prepared_count;
 	aidb_buffer answer;

@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #define BACKUPS "backups/"
 #define OBJECTS "objects/"

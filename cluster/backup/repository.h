@@ -17,7 +17,7 @@
 
 #include "backup/manifest.h"
 #include "backup/segment.h"
-#include "storage/storage.h"
+#include "object_store/storage.h"
 
 typedef struct aidb_repository {
 	aidb_storage *storage;

@@ -6,24 +6,14 @@
 
 #include "backup/copying.h"
 #include "backup/repository.h"
-
-typedef enum aidb_target_kind {
-	AIDB_TARGET_LATEST,   /* all that the archive has */
-	AIDB_TARGET_TIME,     /* the last second that was over then */
-	AIDB_TARGET_SEQUENCE, /* a commit */
-	AIDB_TARGET_POINT,    /* a restore point */
-} aidb_target_kind;
+#include "backup/target.h"
 
 typedef struct aidb_restore_options {
 	const char *address; /* of the repository */
 	const char *data;    /* the new data directory */
 	const char *bindir;  /* of PostgreSQL's programs */
-	const char *label;   /* of the backup to begin with; NULL: the newest that the target allows */
 	const char *before;  /* file of SQL that makes what tables need, such as types; NULL: none */
-	aidb_target_kind kind;
-	uint64_t sequence; /* of the target */
-	uint64_t time;     /* microseconds since 1970 */
-	const char *point;
+	aidb_target target;
 	aidb_copy_options copy;
 	bool show_progress;
 	bool keep; /* what has been made, also after an error */

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "programs/program.h"
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #define MAX_SQL_BYTES (16l << 20)
 #define FTW_FILES 16

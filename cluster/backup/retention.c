@@ -4,7 +4,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #define DAY_US (24ull * 3600 * 1000000)
 

@@ -6,8 +6,8 @@
 #include <zstd.h>
 
 #include "replication/stream_format.h"
-#include "storage/failure.h"
-#include "storage/hash.h"
+#include "object_store/failure.h"
+#include "object_store/hash.h"
 
 #define MAGIC "AIDBLOG1"
 #define MAGIC_BYTES 8

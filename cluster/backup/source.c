@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #define CHUNK_BYTES (2u << 20)
 #define AHEAD 2 /* parts of a file that are asked for before the first has come */

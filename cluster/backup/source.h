@@ -6,7 +6,7 @@
 #define AIDB_BACKUP_SOURCE_H
 
 #include "backup/manifest.h"
-#include "storage/storage.h"
+#include "object_store/storage.h"
 
 typedef struct aidb_source aidb_source;
 

@@ -18,11 +18,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "storage/adapter.h"
-#include "storage/credentials.h"
-#include "storage/failure.h"
-#include "storage/hash.h"
-#include "storage/s3_answer.h"
+#include "object_store/adapter.h"
+#include "object_store/credentials.h"
+#include "object_store/failure.h"
+#include "object_store/hash.h"
+#include "object_store/s3_answer.h"
 
 #define PART_BYTES ((size_t)64 << 20)
 #define MAX_PARTS 10000
@@ -266,7 +266,6 @@ static aidb_status perform(s3 *storage, request *self) {
 	}
 	aidb_hash_of(self->body != NULL ? self->body : "", self->body_bytes, hash);
 	headers = add_header(headers, &complete, "x-amz-content-sha256", hash);
-	headers = add_header(headers, &complete, "Expect", "");
 	if (storage->credentials.token[0] != '\0') {
 		headers = add_header(headers, &complete, "x-amz-security-token", storage->credentials.token);
 	}

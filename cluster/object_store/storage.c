@@ -1,10 +1,10 @@
-#include "storage/storage.h"
+#include "object_store/storage.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "storage/adapter.h"
-#include "storage/failure.h"
+#include "object_store/adapter.h"
+#include "object_store/failure.h"
 
 aidb_status aidb_storage_open(const char *address, aidb_storage **storage) {
 	aidb_status rc;

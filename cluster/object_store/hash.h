@@ -1,8 +1,8 @@
 /*
  * hash.h: SHA-256, by which contents are known (OpenSSL's).
  */
-#ifndef AIDB_STORAGE_HASH_H
-#define AIDB_STORAGE_HASH_H
+#ifndef AIDB_HASH_H
+#define AIDB_HASH_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -2,8 +2,8 @@
  * credentials.h: with what a program signs its requests to S3, found as Amazon's own tools find it: in the environment, or in the
  * file of shared credentials. They are never printed, and given to nobody.
  */
-#ifndef AIDB_STORAGE_CREDENTIALS_H
-#define AIDB_STORAGE_CREDENTIALS_H
+#ifndef AIDB_CREDENTIALS_H
+#define AIDB_CREDENTIALS_H
 
 #include "aidb.h"
 

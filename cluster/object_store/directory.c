@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "storage/adapter.h"
-#include "storage/failure.h"
+#include "object_store/adapter.h"
+#include "object_store/failure.h"
 
 #define PATH_BYTES (2 * PATH_MAX)
 #define READ_BYTES (1u << 20)

@@ -1,10 +1,10 @@
 /*
  * adapter.h: what a kind of storage has to do; see storage.h for what each function promises.
  */
-#ifndef AIDB_STORAGE_ADAPTER_H
-#define AIDB_STORAGE_ADAPTER_H
+#ifndef AIDB_ADAPTER_H
+#define AIDB_ADAPTER_H
 
-#include "storage/storage.h"
+#include "object_store/storage.h"
 
 typedef struct aidb_adapter {
 	void (*close)(aidb_storage *storage);

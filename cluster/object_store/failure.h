@@ -1,8 +1,8 @@
 /*
  * failure.h: what went wrong, for whom it is to be told. Statuses are the engine's; the text is of this thread.
  */
-#ifndef AIDB_STORAGE_FAILURE_H
-#define AIDB_STORAGE_FAILURE_H
+#ifndef AIDB_FAILURE_H
+#define AIDB_FAILURE_H
 
 #include "aidb.h"
 

@@ -1,4 +1,4 @@
-#include "storage/credentials.h"
+#include "object_store/credentials.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #define LINE_BYTES 4096
 

@@ -1,4 +1,4 @@
-#include "storage/s3_answer.h"
+#include "object_store/s3_answer.h"
 
 #include <libxml/parser.h>
 #include <limits.h>
@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 /* Entities stay what they are, and nothing is fetched: libxml2's defaults with these. */
 #define PARSE_OPTIONS (XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING | XML_PARSE_COMPACT)

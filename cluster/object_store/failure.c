@@ -1,4 +1,4 @@
-#include "storage/failure.h"
+#include "object_store/failure.h"
 
 #include <errno.h>
 #include <stdarg.h>

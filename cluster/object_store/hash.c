@@ -1,4 +1,4 @@
-#include "storage/hash.h"
+#include "object_store/hash.h"
 
 #include <openssl/evp.h>
 #include <stdlib.h>

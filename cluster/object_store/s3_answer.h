@@ -1,12 +1,12 @@
 /*
  * s3_answer.h: what an S3 service answers, in XML (read by libxml2). Bytes of a network: anything may come.
  */
-#ifndef AIDB_STORAGE_S3_ANSWER_H
-#define AIDB_STORAGE_S3_ANSWER_H
+#ifndef AIDB_S3_ANSWER_H
+#define AIDB_S3_ANSWER_H
 
 #include <stdbool.h>
 
-#include "storage/storage.h"
+#include "object_store/storage.h"
 
 /* "Code: message" of an error, or what is known instead. False: the answer is no error. `bytes` may be NULL when size is 0. */
 bool aidb_s3_error(const char *bytes, size_t size, char *reason, size_t reason_bytes);
