@@ -43,6 +43,7 @@ static aidb_status follow(aidb_archiver *archiver, const aidb_piece *last, uint6
 }
 
 static aidb_status find_place(aidb_archiver *archiver, uint64_t slot_at) {
+	bool begins = true;
 	aidb_pieces pieces;
 	aidb_piece last;
 	aidb_status rc = aidb_repository_pieces(archiver->repository, archiver->store, &pieces);
@@ -55,10 +56,12 @@ static aidb_status find_place(aidb_archiver *archiver, uint64_t slot_at) {
 	archiver->segment.undecided_count = 0;
 	if (last_piece(&pieces, &last)) {
 		rc = follow(archiver, &last, slot_at);
+		begins = archiver->gap_from != 0;
 	}
 	free(pieces.pieces);
 	archiver->segment.upto = archiver->archived;
 	aidb_segment_begin(&archiver->segment);
+	archiver->segment.begins = begins;
 	return rc;
 }
 
@@ -164,6 +167,7 @@ static aidb_status skip_gap(aidb_archiver *archiver) {
 		archiver->begun_from = archiver->archived = archiver->segment.upto = slot_at;
 		archiver->segment.undecided_count = 0;
 		aidb_segment_begin(&archiver->segment);
+		archiver->segment.begins = true;
 	}
 	return rc;
 }

@@ -59,9 +59,11 @@ static aidb_status note_prepared(aidb_replay *replay, const aipg_stream_event *e
 /* A decision of which it is not known when it was made belongs to the last batch: it was made soon after that. */
 static bool is_decided_by_then(aidb_replay *replay, const aipg_stream_event *event) {
 	const aidb_prepared *known = find(replay, event->tag);
-	uint64_t at = event->sequence != 0 ? event->sequence : known != NULL ? known->sequence : 0;
 
-	return at <= replay->target;
+	if (event->sequence == 0) {
+		return known == NULL || known->sequence <= replay->target;
+	}
+	return replay->target_is_mark ? event->sequence < replay->target : event->sequence <= replay->target;
 }
 
 static void forget(aidb_replay *replay, uint64_t tag) {

@@ -20,10 +20,11 @@ typedef struct aidb_prepared {
 
 typedef struct aidb_replay {
 	uint64_t store;
-	uint64_t reached; /* the state that comes of what was cut so far */
-	uint64_t read;    /* how far the log has been looked at; at first the same */
-	uint64_t target;  /* a commit; UINT64_MAX: as far as the log goes */
-	bool done;        /* nothing that follows matters */
+	uint64_t reached;    /* the state that comes of what was cut so far */
+	uint64_t read;       /* how far the log has been looked at; at first the same */
+	uint64_t target;     /* a commit; UINT64_MAX: as far as the log goes */
+	bool target_is_mark; /* what was decided when it could be seen already was decided after it was made */
+	bool done;           /* nothing that follows matters */
 	aidb_prepared prepared[AIDB_MAX_UNDECIDED];
 	uint32_t prepared_count;
 	aidb_buffer answer;

@@ -198,6 +198,7 @@ static aidb_status apply_log(restore *run) {
 								.reached = run->found.manifest.after,
 								.read = run->found.manifest.after,
 								.target = run->found.sequence,
+								.target_is_mark = run->found.is_mark,
 								.done = run->found.sequence <= run->found.manifest.after};
 	for (uint32_t i = 0; i < run->found.pieces.count && rc == AIDB_OK && !run->replay.done; i++) {
 		const aidb_piece *piece = &run->found.pieces.pieces[i];

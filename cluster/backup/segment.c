@@ -12,7 +12,7 @@
 #define MAGIC "AIDBLOG1"
 #define MAGIC_BYTES 8
 #define VERSION 1
-#define HEAD_BYTES (MAGIC_BYTES + 1 + 5 * 8 + 4 + 8 + 8 + 4)
+#define HEAD_BYTES (MAGIC_BYTES + 2 + 5 * 8 + 4 + 8 + 8 + 4)
 #define TRAILER_BYTES (AIDB_HASH_TEXT - 1)
 #define LEVEL 3 /* Zstandard's own default */
 
@@ -33,6 +33,7 @@ static uint64_t take(const uint8_t **at, unsigned bytes) {
 
 void aidb_segment_begin(aidb_segment *segment) {
 	segment->from = segment->upto;
+	segment->begins = false;
 	segment->answers = 0;
 	segment->bytes.size = 0;
 }
@@ -157,6 +158,7 @@ static uint8_t *write_head(uint8_t *at, const aidb_segment *segment, size_t pack
 	memcpy(at, MAGIC, MAGIC_BYTES);
 	at += MAGIC_BYTES;
 	put(&at, 1, VERSION);
+	put(&at, 1, segment->begins ? 1 : 0);
 	put(&at, 8, segment->store);
 	put(&at, 8, segment->epoch);
 	put(&at, 8, segment->from);
@@ -212,6 +214,7 @@ static aidb_status read_head(const char *name, const uint8_t *at, size_t size, a
 						 "version of it",
 						 name, version, VERSION);
 	}
+	segment->begins = take(&at, 1) != 0;
 	segment->store = take(&at, 8);
 	segment->epoch = take(&at, 8);
 	segment->from = take(&at, 8);

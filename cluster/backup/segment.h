@@ -1,7 +1,7 @@
 /*
  * segment.h: a piece of the archived log: what a primary has answered to aidb.stream_read, one after the other, compressed.
  *
- *   head      magic "AIDBLOG1", version u8 (1), store id, epoch, from, upto, clock (of the last answer; µs since 2000) u64 each,
+ *   head      magic "AIDBLOG1", version u8 (1), begins u8 (1: what came before is not in the archive), store id, epoch, from, upto, clock (of the last answer; µs since 2000) u64 each,
  *             answers u32, bytes u64, packed bytes u64, undecided u32, then as many tags u64: transactions that were passed on up to
  *             `upto`, and not decided
  *   packed    Zstandard: for each answer its size u32, then its bytes
@@ -26,6 +26,7 @@ typedef struct aidb_segment {
 	uint64_t from;
 	uint64_t upto;
 	uint64_t clock_us;
+	bool begins; /* what came before it is not in the archive */
 	uint32_t answers;
 	uint32_t undecided_count;
 	uint64_t undecided[AIDB_MAX_UNDECIDED];

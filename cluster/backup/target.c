@@ -117,6 +117,9 @@ static aidb_status find_latest(finding *run) {
 			rc = for_answers(run, piece, look_at_end, &run->found->sequence);
 		}
 	}
+	if (run->found->sequence < run->found->manifest.after) { /* nothing was committed since */
+		run->found->sequence = run->found->manifest.after;
+	}
 	return rc;
 }
 
@@ -161,7 +164,8 @@ static aidb_status find_time(finding *run) {
 		}
 		rc = for_answers(run, &pieces->pieces[i - 1], look_at_marks, &look);
 	}
-	run->found->sequence = look.found > complete_at ? look.found : complete_at;
+	run->found->is_mark = look.found > complete_at;
+	run->found->sequence = run->found->is_mark ? look.found : complete_at;
 	return rc;
 }
 
@@ -175,6 +179,7 @@ static aidb_status find_commit(finding *run) {
 		run->found->sequence = run->target->sequence;
 		return AIDB_OK;
 	default:
+		run->found->is_mark = true;
 		run->found->sequence = run->point.sequence;
 		return AIDB_OK;
 	}

@@ -26,6 +26,7 @@ typedef struct aidb_found {
 	aidb_manifest manifest;
 	aidb_pieces pieces; /* of the log of its store */
 	uint64_t sequence;
+	bool is_mark; /* this commit is a mark, a restore point or one that tells the time */
 } aidb_found;
 
 /* AIDB_NOT_FOUND when nothing in the repository leads there, with what it has. Release with aidb_target_free. */

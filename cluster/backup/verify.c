@@ -20,6 +20,11 @@ typedef struct verification {
 	pthread_mutex_t latch; /* of telling problems */
 	aidb_objects objects;
 	bool *used; /* an object each */
+	struct {
+		uint64_t store;
+		uint64_t after;
+	} * begins; /* of each backup that can be read, where its log begins */
+	uint32_t begin_count;
 	aidb_storage *storages[AIDB_MAX_JOBS];
 	aidb_hash *hashes[AIDB_MAX_JOBS];
 	aidb_progress progress;
@@ -76,6 +81,10 @@ static aidb_status check_backups(verification *run, const aidb_pieces *pieces) {
 	aidb_labels labels;
 	aidb_status rc = aidb_repository_labels(run->repository, &labels);
 
+	run->begins = calloc(labels.count + 1, sizeof(run->begins[0]));
+	if (rc == AIDB_OK && run->begins == NULL) {
+		rc = aidb_fail(AIDB_NO_MEMORY, "out of memory");
+	}
 	for (uint32_t i = 0; i < labels.count && rc == AIDB_OK; i++) {
 		aidb_manifest manifest;
 
@@ -83,6 +92,8 @@ static aidb_status check_backups(verification *run, const aidb_pieces *pieces) {
 		if (rc == AIDB_OK) {
 			check_files(run, &manifest);
 			check_log_of(run, &manifest, pieces);
+			run->begins[run->begin_count].store = manifest.store;
+			run->begins[run->begin_count++].after = manifest.after;
 			aidb_manifest_free(&manifest);
 		} else if (rc == AIDB_CORRUPT || rc == AIDB_UNSUPPORTED) {
 			tell(run, "%s", aidb_failure());
@@ -147,15 +158,49 @@ static aidb_status check_objects(verification *run) {
 
 /* ---- The log --------------------------------------------------------------------------------------------- */
 
+/* From where on the log of a store is wanted: from its first backup; UINT64_MAX: it has none. */
+static uint64_t wanted_from(const verification *run, uint64_t store) {
+	uint64_t from = UINT64_MAX;
+
+	for (uint32_t i = 0; i < run->begin_count; i++) {
+		if (run->begins[i].store == store && run->begins[i].after < from) {
+			from = run->begins[i].after;
+		}
+	}
+	return from;
+}
+
+/* Pieces follow each other, but where an archive began anew. */
+static void check_place(verification *run, const aidb_piece *piece, const aidb_segment *segment, uint64_t *reached) {
+	if (piece->upto <= *reached) {
+		return;
+	}
+	if (piece->from > *reached && !segment->begins) {
+		tell(run, "a piece is missing: the log of store %016" PRIx64 " from commit %" PRIu64 " to %" PRIu64,
+			 piece->store, *reached, piece->from);
+	}
+	*reached = piece->upto;
+}
+
 static aidb_status check_pieces(verification *run, const aidb_pieces *pieces) {
 	aidb_segment *segment = calloc(1, sizeof(*segment));
 	aidb_status rc = segment == NULL ? aidb_fail(AIDB_NO_MEMORY, "out of memory") : AIDB_OK;
+	uint64_t store = 0, reached = 0;
 
 	run->verified->pieces = pieces->count;
 	for (uint32_t i = 0; i < pieces->count && rc == AIDB_OK && !run->options->quick; i++) {
-		rc = aidb_repository_read_piece(run->repository, &pieces->pieces[i], segment);
-		if (rc == AIDB_CORRUPT || rc == AIDB_UNSUPPORTED) {
+		const aidb_piece *piece = &pieces->pieces[i];
+
+		if (piece->store != store) {
+			store = piece->store;
+			reached = wanted_from(run, store);
+		}
+		rc = aidb_repository_read_piece(run->repository, piece, segment);
+		if (rc == AIDB_OK) {
+			check_place(run, piece, segment, &reached);
+		} else if (rc == AIDB_CORRUPT || rc == AIDB_UNSUPPORTED) {
 			tell(run, "%s", aidb_failure());
+			reached = piece->upto > reached ? piece->upto : reached;
 			rc = AIDB_OK;
 		}
 	}
@@ -197,6 +242,7 @@ aidb_status aidb_verify(const aidb_verify_options *options, aidb_repository *rep
 	}
 	free(run.objects.objects);
 	free(run.used);
+	free(run.begins);
 	free(pieces.pieces);
 	pthread_mutex_destroy(&run.latch);
 	return rc;

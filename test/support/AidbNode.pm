@@ -43,6 +43,20 @@ sub launch {
 	return $self;
 }
 
+# promised NAME: a server whose data directory, which is not there, something else will make.
+sub promised {
+	my ($class, $name) = @_;
+	return bless PostgreSQL::Test::Cluster->new($name), $class;
+}
+
+# Starts it then; it runs as others do.
+sub start_promised {
+	my ($self) = @_;
+	$self->append_conf('postgresql.conf', "unix_socket_directories = '" . $self->host . "'\nlisten_addresses = ''\nport = " . $self->port
+		  . "\naidb.memory = '32MB'\nfsync = off\nmax_prepared_transactions = 10\n");
+	return $self->start;
+}
+
 # For programs that connect to its database postgres.
 sub conninfo {
 	my ($self) = @_;

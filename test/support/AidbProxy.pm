@@ -1,7 +1,7 @@
-# A TCP proxy on loopback before a server's Unix socket, which spoils connections when it is told to:
+# A TCP proxy on loopback before a server's Unix socket, or before another service, which spoils connections when it is told to:
 #
-#   my $proxy = AidbProxy->start($node);
-#   $proxy->conninfo;            # host and port, to be used instead of the server's
+#   my $proxy = AidbProxy->start($node);    # or ('127.0.0.1:8080')
+#   $proxy->conninfo;            # host and port, to be used instead of the server's; $proxy->address
 #   $proxy->set('delay', 50);    # every piece comes 50 ms late
 #   $proxy->set('stall');        # nothing comes through, in neither direction; connections stay
 #   $proxy->set('refuse');       # new connections are closed at once
@@ -29,7 +29,7 @@ sub start {
 	my ($class, $server) = @_;
 	my $listener = IO::Socket::INET->new(Listen => 64, LocalAddr => '127.0.0.1', ReuseAddr => 1) or die "no socket: $!";
 	pipe(my $orders, my $control) or die "no pipe: $!";
-	my $path = $server->host . '/.s.PGSQL.' . $server->port;
+	my $path = ref $server ? $server->host . '/.s.PGSQL.' . $server->port : $server;
 	my $pid = fork // die "no process: $!";
 	if ($pid == 0) {
 		close $control;
@@ -43,6 +43,8 @@ sub start {
 }
 
 sub conninfo { return "host=127.0.0.1 port=$_[0]{port} dbname=postgres" }
+
+sub address { return "127.0.0.1:$_[0]{port}" }
 
 sub set {
 	my ($self, $mode, $number) = @_;
@@ -73,7 +75,7 @@ sub drop {
 sub accept_one {
 	my ($listener, $path) = @_;
 	my $client = $listener->accept or return;
-	my $server = $mode eq 'refuse' ? undef : IO::Socket::UNIX->new(Peer => $path);
+	my $server = $mode eq 'refuse' ? undef : $path =~ m{^/} ? IO::Socket::UNIX->new(Peer => $path) : IO::Socket::INET->new(PeerAddr => $path);
 	if (!$server) {
 		setsockopt $client, SOL_SOCKET, SO_LINGER, pack('ii', 1, 0);
 		close $client;

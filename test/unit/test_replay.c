@@ -71,6 +71,20 @@ static void test_decisions(void **state) {
 	assert_true(replay.done);
 }
 
+/* When the target is a mark, what was decided when it could be seen was decided later. */
+static void test_mark_as_target(void **state) {
+	(void)state;
+	begin(10, 12);
+	replay.target_is_mark = true;
+	answer_begin(&answer, STORE, 10);
+	answer_batch(&answer, AIPG_EVENT_PREPARED, 11, 1, "a");
+	answer_batch(&answer, AIPG_EVENT_PREPARED, 11, 2, "b");
+	answer_mark(&answer, 12, "the point", 1);
+	answer_decision(&answer, AIPG_EVENT_COMMIT, 11, 1);
+	answer_decision(&answer, AIPG_EVENT_COMMIT, 12, 2);
+	assert_string_equal(next(12, true), "x1:11 x2:11 P12 c1 ");
+}
+
 /* What is decided after the target has been reached may have been decided before it. */
 static void test_window(void **state) {
 	(void)state;
@@ -154,9 +168,10 @@ static int tear_down(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_all),    cmocka_unit_test(test_cut),     cmocka_unit_test(test_decisions),
-		cmocka_unit_test(test_window), cmocka_unit_test(test_nothing), cmocka_unit_test(test_refusals),
-		cmocka_unit_test(test_marks),
+		cmocka_unit_test(test_all),       cmocka_unit_test(test_cut),
+		cmocka_unit_test(test_decisions), cmocka_unit_test(test_mark_as_target),
+		cmocka_unit_test(test_window),    cmocka_unit_test(test_nothing),
+		cmocka_unit_test(test_refusals),  cmocka_unit_test(test_marks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, tear_down);
