@@ -116,19 +116,17 @@ aidb_status aidb_copy_all(const aidb_copy_options *options, aidb_progress *progr
 
 void aidb_copy_note(aidb_progress *progress, const aidb_copy_options *options, size_t bytes) {
 	static _Atomic uint64_t free_at_us; /* when what was copied so far may have been copied */
-	uint64_t now, at;
+	uint64_t now, free_at, at;
 
 	atomic_fetch_add(&progress->bytes_done, bytes);
 	if (options->rate_bytes == 0) {
 		return;
 	}
 	now = now_us();
-	at = atomic_load(&free_at_us);
+	free_at = atomic_load(&free_at_us);
 	do {
-		if (at < now) {
-			at = now;
-		}
-	} while (!atomic_compare_exchange_weak(&free_at_us, &at, at + bytes * 1000000 / options->rate_bytes));
+		at = free_at > now ? free_at : now;
+	} while (!atomic_compare_exchange_weak(&free_at_us, &free_at, at + bytes * 1000000 / options->rate_bytes));
 	if (at > now) {
 		sleep_us(at - now);
 	}

@@ -42,7 +42,7 @@ typedef struct s3 {
 	char root[TEXT_BYTES];   /* address of the bucket, without a final slash */
 	char prefix[TEXT_BYTES]; /* of all names, "" or with a final slash */
 	char signing[TEXT_BYTES];
-	bool too_often; /* the last attempt's failure may pass */
+	bool may_pass; /* of the last attempt's failure: another one may help */
 } s3;
 
 /* ---- Requests -------------------------------------------------------------------------------------------- */
@@ -133,7 +133,7 @@ static size_t take_header(char *data, size_t size, size_t count, void *argument)
 	return bytes;
 }
 
-static bool may_pass(CURLcode code, const request *self) {
+static bool may_help_again(CURLcode code, const request *self) {
 	if (code == CURLE_OK) {
 		return self->status == 408 || self->status == 429 || self->status >= 500;
 	}
@@ -145,7 +145,7 @@ static aidb_status judge(s3 *storage, const request *self, CURLcode code) {
 	char reason[TEXT_BYTES / 4];
 	const char *object = self->name != NULL ? self->name : "";
 
-	storage->too_often = may_pass(code, self);
+	storage->may_pass = may_help_again(code, self);
 	if (self->sink_status != AIDB_OK) {
 		return self->sink_status;
 	}
@@ -157,6 +157,9 @@ static aidb_status judge(s3 *storage, const request *self, CURLcode code) {
 		return AIDB_OK;
 	}
 	aidb_s3_error(self->answer, self->answer_bytes, reason, sizeof(reason));
+	/* what was sent has changed on its way */
+	storage->may_pass = storage->may_pass || strncmp(reason, "BadDigest", 9) == 0 ||
+						strncmp(reason, "XAmzContentSHA256Mismatch", 25) == 0;
 	if (self->status == 404) {
 		return strncmp(reason, "NoSuchBucket", 12) == 0
 				   ? aidb_fail(AIDB_INVALID, "%s: there is no such bucket; make it first", storage->base.address)
@@ -274,7 +277,7 @@ static aidb_status perform(s3 *storage, request *self) {
 	} else {
 		for (int attempts = 0; attempts < ATTEMPTS; attempts++) {
 			rc = attempt(storage, self, address, headers);
-			if (rc == AIDB_OK || !storage->too_often || attempts + 1 == ATTEMPTS) {
+			if (rc == AIDB_OK || !storage->may_pass || attempts + 1 == ATTEMPTS) {
 				break;
 			}
 			nap(attempts);

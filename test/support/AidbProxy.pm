@@ -8,6 +8,7 @@
 #   $proxy->set('cut');          # connections that there are end with a reset
 #   $proxy->set('truncate');     # the next answer of each ends in its middle, with a reset
 #   $proxy->set('half');         # the next answer of each ends in its middle, and the server does not hear of it
+#   $proxy->set('flip');         # a bit of the next long piece that a client sends is another
 #   $proxy->set('pass');         # no more of that; what was stalled goes on
 #
 # It is a process of its own, which ends with the test.
@@ -117,6 +118,10 @@ sub take {
 		return;
 	}
 	return if $from->{halved};
+	if ($mode eq 'flip' && !$from->{is_server} && $size == PIECE) {
+		substr($piece, PIECE / 2, 1) ^= "\1";
+		$mode = 'pass';
+	}
 	push @{ $from->{queue} }, [ time + ($mode eq 'delay' ? $number / 1000 : 0), $piece ];
 	return;
 }

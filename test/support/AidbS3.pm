@@ -41,11 +41,18 @@ sub environment {
 	return (AWS_ACCESS_KEY_ID => 'aidb:test', AWS_SECRET_ACCESS_KEY => 'testing', AWS_ENDPOINT_URL => "http://$address");
 }
 
+sub command_of {
+	my ($pid) = @_;
+	open my $in, '<', "/proc/$pid/cmdline" or return '';
+	local $/ = undef; # it has a program in it
+	return <$in> // '';
+}
+
 # The process that keeps the objects.
 sub keepers {
 	my ($self) = @_;
 	my $word = "$self->{place}/etc\0object-server";
-	return grep { my $pid = $_; open(my $in, '<', "/proc/$pid/cmdline") && index(<$in> // '', $word) >= 0 } map { m{/proc/(\d+)$} } glob '/proc/[0-9]*';
+	return grep { index(command_of($_), $word) >= 0 } map { m{/proc/(\d+)$} } glob '/proc/[0-9]*';
 }
 
 sub break { my ($self) = @_; kill 'STOP', $self->keepers; return }

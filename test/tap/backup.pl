@@ -153,7 +153,7 @@ ok(!-e $none, 'nothing is left of any of these');
 
 my ($newest) = map { $_->{label} } grep { $_->{store} eq $info->{backups}[0]{store} } reverse @{ $info->{backups} };
 my @objects = sort { -s $b <=> -s $a } glob "$repository/objects/*/*";
-my @pieces = glob "$repository/log/$info->{backups}[0]{store}/*";
+my @pieces = sort { -s $b <=> -s $a } glob "$repository/log/$info->{backups}[0]{store}/*"; # the first has the restore points
 
 # With something done to the repository: verify names the file, and restore does not use it.
 sub damaged {
@@ -284,6 +284,11 @@ like(admin_ok('verify'), qr/ 0 problems$/, 'a backup that was killed leaves noth
 admin_ok('backup');
 is(scalar(() = glob "$repository/backups/*"), $labels + 1, 'the next one is taken');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_ls_dir(current_setting(\'data_directory\') || \'/aidb\') d WHERE d LIKE \'pgsql_tmp%\''), '0', 'and leaves no checkpoint');
+
+my $begin = time;
+sql(q{UPDATE account SET v = md5(v) WHERE id > 200000});
+admin_ok('backup', '--rate=2');
+cmp_ok(time - $begin, '>', 0.8, 'a rate is kept');
 
 # ---- Retention ---------------------------------------------------------------------------------------------------
 
