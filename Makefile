@@ -82,7 +82,7 @@ SOURCES = $(wildcard $(foreach dir,engine/*/ src/ src/*/ cluster/*/ test/*/ benc
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: help deps all engine client extension install uninstall tests check installcheck installcheck-sanitized test soak \
-	demo demo-run demo-cluster demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz \
+	demo demo-run demo-cluster demo-backup demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz \
 	fuzz-run clean installable needs-server server-copy FORCE
 
 help: ## list the targets
@@ -272,6 +272,9 @@ demo-run: install
 
 demo-cluster: install ## three groups of three servers: rows spread over them, SQL over all, a failover; removes itself
 	@PG_CONFIG='$(PG_CONFIG)' PREFIX='$(PREFIX)' demo/cluster
+
+demo-backup: install ## a server is backed up into an S3-compatible service, destroyed, and restored to the moment before a mistake; removes itself
+	@PG_CONFIG='$(PG_CONFIG)' PREFIX='$(PREFIX)' demo/backup
 
 demo-stop: ## stop the demo server and remove its data
 	@PG_CONFIG='$(PG_CONFIG)' demo/stop

@@ -163,7 +163,7 @@ static aidb_status send_files(backup *run) {
 		aidb_hash_destroy(run->workers[i].hash);
 	}
 	manifest->stored_bytes = atomic_load(&run->stored_bytes);
-	return rc;
+	return rc == AIDB_OK ? aidb_storage_sync(run->repository->storage) : rc;
 }
 
 /* ---- The log that belongs to it -------------------------------------------------------------------------- */

@@ -88,6 +88,25 @@ static aidb_status become_primary(aidb_source *source) {
 				 : AIDB_OK;
 }
 
+/* Of this machine, when it is spoken to by a socket of it, and tells this role where its data are. */
+static aidb_status find_directory(aidb_source *source) {
+	PGresult *result;
+	aidb_status rc;
+
+	if (PQhost(source->connection) == NULL || PQhost(source->connection)[0] != '/') {
+		return AIDB_OK;
+	}
+	rc = query(source, "cannot ask where the server's data are",
+			   "SELECT setting FROM pg_settings WHERE name = 'data_directory'", 0, NULL, false, &result);
+	if (rc == AIDB_OK) {
+		if (PQntuples(result) == 1) {
+			snprintf(source->directory, sizeof(source->directory), "%s/" CHECKPOINT, PQgetvalue(result, 0, 0));
+		}
+		PQclear(result);
+	}
+	return rc;
+}
+
 aidb_status aidb_source_connect(const char *conninfo, aidb_source **source) {
 	aidb_source *made = calloc(1, sizeof(*made));
 	aidb_status rc = AIDB_OK;
@@ -104,6 +123,9 @@ aidb_status aidb_source_connect(const char *conninfo, aidb_source **source) {
 		PQclear(PQexec(made->connection, "SET application_name = 'aidb-admin'; SET client_min_messages = error; "
 										 "SET statement_timeout = 0; SET idle_session_timeout = 0"));
 		rc = become_primary(made);
+	}
+	if (rc == AIDB_OK) {
+		rc = find_directory(made);
 	}
 	if (rc != AIDB_OK) {
 		aidb_source_close(made);
@@ -134,8 +156,8 @@ static aidb_status describe(aidb_source *source, aidb_manifest *manifest) {
 		query(source, "cannot ask what the server is",
 			  "SELECT d.datname, (SELECT rolname FROM pg_roles WHERE oid = 10), pg_encoding_to_char(d.encoding), "
 			  "d.datcollate, "
-			  "d.datctype, current_setting('server_version'), (SELECT setting FROM pg_settings WHERE name = "
-			  "'data_directory') FROM pg_database d WHERE d.datname = current_database()",
+			  "d.datctype, current_setting('server_version') FROM pg_database d WHERE d.datname = "
+			  "current_database()",
 			  0, NULL, false, &result);
 
 	if (rc != AIDB_OK) {
@@ -147,10 +169,6 @@ static aidb_status describe(aidb_source *source, aidb_manifest *manifest) {
 	copy_text(result, 3, manifest->collation);
 	copy_text(result, 4, manifest->ctype);
 	copy_text(result, 5, manifest->server);
-	/* of this machine, when it is spoken to by a socket of it */
-	if (PQhost(source->connection) != NULL && PQhost(source->connection)[0] == '/' && !PQgetisnull(result, 0, 6)) {
-		snprintf(source->directory, sizeof(source->directory), "%s/" CHECKPOINT, PQgetvalue(result, 0, 6));
-	}
 	PQclear(result);
 	return AIDB_OK;
 }
@@ -228,6 +246,7 @@ static aidb_status read_file(aidb_source *source, int opened, const aidb_manifes
 	aidb_status rc = AIDB_OK;
 	ssize_t got = 1;
 
+	(void)posix_fadvise(opened, 0, 0, POSIX_FADV_WILLNEED); /* the disk is to be ahead */
 	while (rc == AIDB_OK && got != 0) {
 		got = read(opened, source->chunk, CHUNK_BYTES);
 		if (got > 0) {

@@ -12,6 +12,7 @@ typedef struct aidb_adapter {
 	aidb_status (*write)(aidb_upload *upload, const void *data, size_t size);
 	aidb_status (*finish)(aidb_upload *upload, const char *name);
 	void (*abandon)(aidb_upload *upload);
+	aidb_status (*sync)(aidb_storage *storage); /* NULL: what is finished is durable */
 	aidb_status (*get)(aidb_storage *storage, const char *name, aidb_object_sink sink, void *argument);
 	aidb_status (*list)(aidb_storage *storage, const char *prefix, aidb_object_each each, void *argument);
 	aidb_status (*remove)(aidb_storage *storage, const char *name);

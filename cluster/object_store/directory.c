@@ -27,6 +27,7 @@ typedef struct directory {
 typedef struct file_upload {
 	aidb_upload base;
 	int file;
+	off_t written;
 	char path[PATH_BYTES];
 } file_upload;
 
@@ -64,6 +65,7 @@ static aidb_status directory_begin(aidb_storage *storage, aidb_upload **upload) 
 		return aidb_fail(AIDB_NO_MEMORY, "out of memory");
 	}
 	made->base.storage = storage;
+	made->written = 0;
 	path_of(self, UNFINISHED ".XXXXXX", made->path);
 	rc = make_parents(made->path);
 	if (rc == AIDB_OK) {
@@ -79,7 +81,7 @@ static aidb_status directory_begin(aidb_storage *storage, aidb_upload **upload) 
 }
 
 static aidb_status directory_write(aidb_upload *upload, const void *data, size_t size) {
-	const file_upload *self = (const file_upload *)upload;
+	file_upload *self = (file_upload *)upload;
 	const char *at = data;
 
 	while (size > 0) {
@@ -91,6 +93,9 @@ static aidb_status directory_write(aidb_upload *upload, const void *data, size_t
 		at += written > 0 ? written : 0;
 		size -= written > 0 ? (size_t)written : 0;
 	}
+	/* on its way to the disk already, so that the end need not wait for all of it */
+	(void)sync_file_range(self->file, self->written, at - (const char *)data, SYNC_FILE_RANGE_WRITE);
+	self->written += at - (const char *)data;
 	return AIDB_OK;
 }
 
@@ -100,28 +105,6 @@ static void directory_abandon(aidb_upload *upload) {
 	close(self->file);
 	unlink(self->path);
 	free(self);
-}
-
-/* The directories from the file's up to the storage's own. */
-static aidb_status sync_parents(const directory *self, const char *path) {
-	char parent[PATH_BYTES];
-	size_t own = strlen(self->path);
-
-	snprintf(parent, sizeof(parent), "%s", path);
-	for (char *at = strrchr(parent, '/'); at != NULL && (size_t)(at - parent) >= own; at = strrchr(parent, '/')) {
-		int opened, error;
-
-		*at = '\0';
-		opened = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		error = opened < 0 || (fsync(opened) != 0 && errno != EINVAL) ? errno : 0;
-		if (opened >= 0) {
-			close(opened);
-		}
-		if (error != 0) {
-			return aidb_fail_errno(error, "sync directory", parent);
-		}
-	}
-	return AIDB_OK;
 }
 
 static aidb_status directory_finish(aidb_upload *upload, const char *name) {
@@ -141,7 +124,19 @@ static aidb_status directory_finish(aidb_upload *upload, const char *name) {
 	}
 	close(self->file);
 	free(self);
-	return sync_parents(storage, path);
+	return AIDB_OK;
+}
+
+/* The files' contents are synced already; their names are in many directories. */
+static aidb_status directory_sync(aidb_storage *storage) {
+	const directory *self = (const directory *)storage;
+	int opened = open(self->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int error = opened < 0 || syncfs(opened) != 0 ? errno : 0;
+
+	if (opened >= 0) {
+		close(opened);
+	}
+	return error == 0 ? AIDB_OK : aidb_fail_errno(error, "sync", self->path);
 }
 
 /* ---- Reading --------------------------------------------------------------------------------------------- */
@@ -257,6 +252,7 @@ aidb_status aidb_directory_open(const char *path, aidb_storage **storage) {
 										 .write = directory_write,
 										 .finish = directory_finish,
 										 .abandon = directory_abandon,
+										 .sync = directory_sync,
 										 .get = directory_get,
 										 .list = directory_list,
 										 .remove = directory_remove};

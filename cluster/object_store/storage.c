@@ -67,7 +67,12 @@ aidb_status aidb_storage_put(aidb_storage *storage, const char *name, const void
 		aidb_upload_abandon(upload);
 		return rc;
 	}
-	return aidb_upload_finish(upload, name);
+	rc = aidb_upload_finish(upload, name);
+	return rc == AIDB_OK ? aidb_storage_sync(storage) : rc;
+}
+
+aidb_status aidb_storage_sync(aidb_storage *storage) {
+	return storage->adapter->sync != NULL ? storage->adapter->sync(storage) : AIDB_OK;
 }
 
 aidb_status aidb_storage_get(aidb_storage *storage, const char *name, aidb_object_sink sink, void *argument) {

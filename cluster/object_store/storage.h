@@ -39,10 +39,14 @@ const char *aidb_storage_address(const aidb_storage *storage);
 /* Writes an object whose name may depend on what is in it. */
 aidb_status aidb_upload_begin(aidb_storage *storage, aidb_upload **upload);
 aidb_status aidb_upload_write(aidb_upload *upload, const void *data, size_t size);
-/* The object is there, durably. Releases the upload in any case. */
+/* The object is there; durably, once aidb_storage_sync has returned. Releases the upload in any case. */
 aidb_status aidb_upload_finish(aidb_upload *upload, const char *name);
 void aidb_upload_abandon(aidb_upload *upload); /* NULL is fine */
 
+/* What uploads have written, of all storages of this place, is durable on return. */
+aidb_status aidb_storage_sync(aidb_storage *storage);
+
+/* Durable on return. */
 aidb_status aidb_storage_put(aidb_storage *storage, const char *name, const void *data, size_t size);
 /* AIDB_NOT_FOUND when there is none. */
 aidb_status aidb_storage_get(aidb_storage *storage, const char *name, aidb_object_sink sink, void *argument);
