@@ -162,15 +162,24 @@ typedef struct labelled {
 	const char *metrics[4][2]; /* names, all gauges, and what they are */
 } labelled;
 
-static const labelled slots = {
-	.sql = "SELECT slot, acknowledged, retained_bytes, lost::int FROM aidb.stream_slots() ORDER BY slot",
-	.label_count = 1,
-	.labels = {"slot"},
-	.metric_count = 3,
-	.metrics = {{"aidb_stream_acknowledged_sequence", "The commit up to which a replica has everything, by slot."},
-				{"aidb_stream_retained_bytes", "Log that is kept for a replica, by slot."},
-				{"aidb_stream_lost", "1 when the log that a replica needs is not there any more, by slot."}},
+static const labelled node[] = {
+	{.sql = "SELECT slot, acknowledged, retained_bytes, lost::int FROM aidb.stream_slots() ORDER BY slot",
+	 .label_count = 1,
+	 .labels = {"slot"},
+	 .metric_count = 3,
+	 .metrics = {{"aidb_stream_acknowledged_sequence",
+				  "The commit up to which a replica or an archive has everything, by slot."},
+				 {"aidb_stream_retained_bytes", "Log that is kept for a replica or an archive, by slot."},
+				 {"aidb_stream_lost", "1 when the log that a replica needs is not there any more, by slot."}}},
+	{.sql = "SELECT extract(epoch FROM finished), extract(epoch FROM finished - started), bytes, stored_bytes"
+			" FROM aidb.backup ORDER BY finished DESC LIMIT 1",
+	 .metric_count = 4,
+	 .metrics = {{"aidb_backup_last_timestamp_seconds", "When the last backup of this server was finished."},
+				 {"aidb_backup_last_duration_seconds", "How long it took."},
+				 {"aidb_backup_last_bytes", "What it consists of."},
+				 {"aidb_backup_last_written_bytes", "What of that had to be written."}}},
 };
+#define NODE_TABLES (sizeof(node) / sizeof(node[0]))
 
 static const labelled cluster[] = {
 	{.sql = "SELECT n.name, coalesce(g.name, ''), CASE WHEN g.primary_id = n.node_id THEN 'primary' WHEN g.in_sync_id ="
@@ -217,12 +226,17 @@ static void write_labelled(FILE *out, const labelled *of, const PGresult *result
 }
 
 /* The questions, in the order in which their answers are written. */
-#define QUESTIONS (3 + CLUSTER_TABLES)
+#define NODE_QUESTIONS (2 + NODE_TABLES)
+#define QUESTIONS (NODE_QUESTIONS + CLUSTER_TABLES)
+
+static const labelled *table_of(size_t number) {
+	return number < NODE_QUESTIONS ? &node[number - 2] : &cluster[number - NODE_QUESTIONS];
+}
 
 static const char *question(size_t number) {
 	static const char *const first[] = {STATS, NODE};
 
-	return number < 2 ? first[number] : number == 2 ? slots.sql : cluster[number - 3].sql;
+	return number < 2 ? first[number] : table_of(number)->sql;
 }
 
 static void write_answer(FILE *out, size_t number, const PGresult *result) {
@@ -231,7 +245,7 @@ static void write_answer(FILE *out, size_t number, const PGresult *result) {
 	} else if (number == 1) {
 		write_node(out, result);
 	} else {
-		write_labelled(out, number == 2 ? &slots : &cluster[number - 3], result);
+		write_labelled(out, table_of(number), result);
 	}
 }
 
@@ -249,7 +263,7 @@ static const char *ask_all(PGconn *connection, size_t count, uint64_t deadline_m
 bool aidb_metrics_collect(PGconn *connection, bool of_cluster, const char *reason, uint64_t deadline_ms,
 						  aidb_metrics *metrics) {
 	PGresult *results[QUESTIONS] = {NULL};
-	size_t count = of_cluster ? QUESTIONS : 3;
+	size_t count = of_cluster ? QUESTIONS : NODE_QUESTIONS;
 	FILE *out = open_memstream(&metrics->text, &metrics->size);
 	const char *wrong = reason;
 

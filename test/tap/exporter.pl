@@ -66,6 +66,10 @@ $replica->safe_psql('postgres', "SELECT aidb.follow('" . $node->conninfo . "', '
 $replica->poll_query_until('postgres', "SELECT state = 'streaming' FROM aidb.node_status()") or die;
 like(metrics(), qr/^aidb_node_info\{role="primary",state="\w+"\} 1\n(?s:.*)^aidb_node_epoch 1$/m, 'what a primary is');
 like(metrics(), qr/^aidb_stream_retained_bytes\{slot="rep_1"\} \d+$/m, 'for whom it keeps the log');
+unlike(metrics(), qr/^aidb_backup_/m, 'no backup was taken');
+my $taken;
+ok(IPC::Run::run([ './aidb-admin', '--conninfo=' . $node->conninfo, '--repo=' . PostgreSQL::Test::Utils::tempdir() . '/repository', 'backup' ], '<', \undef, '>', \$taken, '2>&1'), 'one is taken') or diag($taken);
+like(metrics(), qr/^aidb_backup_last_timestamp_seconds \d+/m, 'when that was');
 {
 	local $port = AidbDaemon->exporter($replica->conninfo)->port;
 	like(metrics(), qr/^aidb_node_info\{role="cache",state="streaming"\} 1$/m, 'what a replica is');

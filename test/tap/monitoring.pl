@@ -38,6 +38,9 @@ $catalog->poll_query_until('postgres', "SELECT in_sync = 'b' FROM aidb.groups") 
 $node{c}->poll_query_until('postgres', "SELECT role = 'cache' AND state = 'streaming' FROM aidb.node_status()") or die;
 ask("CREATE FOREIGN TABLE item (id int PRIMARY KEY, v text) SERVER aidb_cluster; INSERT INTO item SELECT i, 'v' FROM generate_series(1, 5000) i");
 $node{a}->safe_psql('postgres', 'SELECT aidb.flush()');
+my $backup_output;
+ok(IPC::Run::run([ './aidb-admin', '--conninfo=' . $catalog->conninfo, '--group=one', '--repo=' . PostgreSQL::Test::Utils::tempdir() . '/repository', 'backup' ],
+		'<', \undef, '>', \$backup_output, '2>&1'), 'a backup of a group') or diag($backup_output);
 
 my %port = map { $_ => AidbDaemon->exporter($node{$_}->conninfo)->port } sort keys %node;
 $port{catalog} = AidbDaemon->exporter($catalog->conninfo, '--cluster')->port;
