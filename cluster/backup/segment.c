@@ -9,12 +9,13 @@
 #include "object_store/failure.h"
 #include "object_store/hash.h"
 
-#define MAGIC "AIDBLOG1"
 #define MAGIC_BYTES 8
 #define VERSION 1
 #define HEAD_BYTES (MAGIC_BYTES + 2 + 5 * 8 + 4 + 8 + 8 + 4)
 #define TRAILER_BYTES (AIDB_HASH_TEXT - 1)
 #define LEVEL 3 /* Zstandard's own default */
+
+static const uint8_t magic[MAGIC_BYTES] = {'A', 'I', 'D', 'B', 'L', 'O', 'G', '1'};
 
 static void put(uint8_t **at, unsigned bytes, uint64_t value) {
 	for (unsigned i = bytes; i > 0; i--) {
@@ -155,7 +156,7 @@ bool aidb_segment_next(const aidb_segment *segment, size_t *offset, aidb_slice *
 /* ---- Bytes ----------------------------------------------------------------------------------------------- */
 
 static uint8_t *write_head(uint8_t *at, const aidb_segment *segment, size_t packed) {
-	memcpy(at, MAGIC, MAGIC_BYTES);
+	memcpy(at, magic, MAGIC_BYTES);
 	at += MAGIC_BYTES;
 	put(&at, 1, VERSION);
 	put(&at, 1, segment->begins ? 1 : 0);
@@ -239,13 +240,15 @@ static aidb_status read_head(const char *name, const uint8_t *at, size_t size, a
 }
 
 static aidb_status unpack(const char *name, const uint8_t *packed, size_t packed_bytes, size_t bytes, aidb_buffer *to) {
+	if (ZSTD_getFrameContentSize(packed, packed_bytes) != bytes) {
+		return malformed(name, "it unpacks to another size");
+	}
 	if (bytes > to->capacity) {
-		char *larger = realloc(to->data, bytes);
-
-		if (larger == NULL) {
+		free(to->data);
+		*to = (aidb_buffer){.data = malloc(bytes)};
+		if (to->data == NULL) {
 			return aidb_fail(AIDB_NO_MEMORY, "out of memory: could not unpack %zu bytes of log", bytes);
 		}
-		to->data = larger;
 		to->capacity = bytes;
 	}
 	to->size = bytes;
@@ -288,7 +291,7 @@ aidb_status aidb_segment_read(const char *name, const char *bytes, size_t size, 
 	size_t raw = 0, packed = 0;
 	aidb_status rc;
 
-	if (size < HEAD_BYTES + TRAILER_BYTES || memcmp(bytes, MAGIC, MAGIC_BYTES) != 0) {
+	if (size < HEAD_BYTES + TRAILER_BYTES || memcmp(bytes, magic, MAGIC_BYTES) != 0) {
 		return malformed(name, "it is no piece of a log");
 	}
 	aidb_hash_of(bytes, size - TRAILER_BYTES, hash);
