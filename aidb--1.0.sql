@@ -70,6 +70,56 @@ CREATE FUNCTION stats() RETURNS TABLE (name text, value bigint)
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 40 AS 'MODULE_PATHNAME', 'aipg_sql_stats';
 COMMENT ON FUNCTION stats() IS 'counters since the server started, present sizes, and what is held now';
 
+CREATE FUNCTION durations() RETURNS TABLE (operation text, seconds float8, count bigint, total_seconds float8)
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 96 AS 'MODULE_PATHNAME', 'aipg_sql_durations';
+COMMENT ON FUNCTION durations() IS 'how often commits, flushes and so on took less than so many seconds, and all of them together';
+
+CREATE VIEW stat_commit AS
+SELECT (s.n->>'commits')::bigint AS commits, (s.n->>'sequence')::bigint AS sequence, (s.n->>'oldest_snapshot')::bigint AS oldest_snapshot,
+	(s.n->>'snapshots')::bigint AS snapshots, (s.n->>'readers')::bigint AS readers, (s.n->>'row_locks')::bigint AS row_locks,
+	(s.n->>'reservations')::bigint AS undecided, (s.n->>'gets')::bigint AS gets, (s.n->>'seeks')::bigint AS seeks,
+	(s.n->>'entries')::bigint AS versions, (s.n->>'stalls')::bigint AS stalls, (s.n->>'stall_us')::bigint / 1e6::float8 AS stall_seconds,
+	(s.n->>'writes_off') <> '0' AS writes_off
+FROM (SELECT jsonb_object_agg(name, value) AS n FROM aidb.stats()) s;
+COMMENT ON VIEW stat_commit IS 'commits, reads, and what is held now';
+
+CREATE VIEW stat_log AS
+SELECT (s.n->>'log_writes')::bigint AS writes, (s.n->>'log_syncs')::bigint AS syncs, (s.n->>'log_bytes')::bigint AS written_bytes,
+	(s.n->>'log_live_bytes')::bigint AS live_bytes, (s.n->>'reserved_bytes')::bigint AS reserved_bytes
+FROM (SELECT jsonb_object_agg(name, value) AS n FROM aidb.stats()) s;
+COMMENT ON VIEW stat_log IS 'the write-ahead log; live: what recovery would read';
+
+CREATE VIEW stat_level AS
+SELECT l AS level, max(value) FILTER (WHERE name = format('level%s_files', l)) AS files,
+	max(value) FILTER (WHERE name = format('level%s_bytes', l)) AS bytes
+FROM aidb.stats(), generate_series(0, 6) l GROUP BY l ORDER BY l;
+COMMENT ON VIEW stat_level IS 'SSTables by level';
+
+CREATE VIEW stat_compaction AS
+SELECT (s.n->>'flushes')::bigint AS flushes, (s.n->>'flush_bytes')::bigint AS flushed_bytes, (s.n->>'compactions')::bigint AS merges,
+	(s.n->>'moves')::bigint AS moves, (s.n->>'compaction_read_bytes')::bigint AS read_bytes,
+	(s.n->>'compaction_write_bytes')::bigint AS written_bytes,
+	round(1 + (s.n->>'compaction_write_bytes')::numeric / nullif((s.n->>'flush_bytes')::numeric, 0), 2) AS write_amplification
+FROM (SELECT jsonb_object_agg(name, value) AS n FROM aidb.stats()) s;
+COMMENT ON VIEW stat_compaction IS 'flushes and compactions; amplification: bytes written to tables for each byte that was flushed';
+
+CREATE VIEW stat_cache AS
+SELECT (s.n->>'memory_bytes')::bigint AS memory_bytes, (s.n->>'memtable_bytes')::bigint AS memtable_bytes,
+	(s.n->>'cache_bytes')::bigint AS block_bytes, (s.n->>'cache_hits')::bigint AS block_hits, (s.n->>'cache_misses')::bigint AS block_misses,
+	(s.n->>'filter_checks')::bigint AS filter_checks, (s.n->>'filter_skips')::bigint AS filter_skips,
+	(s.n->>'row_cache_bytes')::bigint AS row_bytes, (s.n->>'row_cache_hits')::bigint AS row_hits,
+	(s.n->>'row_cache_misses')::bigint AS row_misses, (s.n->>'row_cache_invalidations')::bigint AS row_invalidations
+FROM (SELECT jsonb_object_agg(name, value) AS n FROM aidb.stats()) s;
+COMMENT ON VIEW stat_cache IS 'memory: blocks, bloom filters, and on a caching read node rows';
+
+CREATE VIEW stat_duration AS
+SELECT d.operation, max(d.count) AS count, round((max(d.total_seconds) / nullif(max(d.count), 0) * 1000)::numeric, 3) AS mean_ms,
+	min(d.seconds) FILTER (WHERE d.count >= 0.5 * d.everything) * 1000 AS half_below_ms,
+	min(d.seconds) FILTER (WHERE d.count >= 0.99 * d.everything) * 1000 AS p99_below_ms,
+	min(d.seconds) FILTER (WHERE d.count = d.everything) * 1000 AS all_below_ms
+FROM (SELECT *, max(count) OVER (PARTITION BY operation) AS everything FROM aidb.durations()) d GROUP BY d.operation ORDER BY d.operation;
+COMMENT ON VIEW stat_duration IS 'how long commits, flushes and so on take, to a power of two';
+
 CREATE FUNCTION flush() RETURNS void
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_flush';
 COMMENT ON FUNCTION flush() IS 'write what is in memory to SSTables, and wait for it';
@@ -138,6 +188,9 @@ COMMENT ON FUNCTION stream_drop(text) IS 'do not keep the log for this slot any 
 CREATE FUNCTION stream_slots() RETURNS TABLE (slot text, acknowledged bigint, retained_bytes bigint, lost boolean)
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 4 AS 'MODULE_PATHNAME', 'aipg_sql_stream_slots';
 COMMENT ON FUNCTION stream_slots() IS 'for whom the log is kept';
+
+CREATE VIEW stat_replication AS SELECT slot, acknowledged, retained_bytes, lost FROM aidb.stream_slots();
+COMMENT ON VIEW stat_replication IS 'replicas and archives of this server, and the log that is kept for them';
 
 CREATE FUNCTION clone_read(after bytea, max_bytes integer, OUT operations bytea, OUT "rows" bigint, OUT last bytea,
 						   OUT sequence bigint, OUT store bigint) RETURNS record
@@ -486,7 +539,7 @@ REVOKE ALL ON FUNCTION delete(text, bytea) FROM PUBLIC;
 REVOKE ALL ON FUNCTION batch_put(text, bytea[], bytea[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION batch_get(text, bytea[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION scan(text, bytea, bytea, bigint, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION stats() FROM PUBLIC;
+REVOKE ALL ON FUNCTION stats(), durations() FROM PUBLIC;
 REVOKE ALL ON FUNCTION flush() FROM PUBLIC;
 REVOKE ALL ON FUNCTION health() FROM PUBLIC;
 REVOKE ALL ON FUNCTION give_index_id(bigint) FROM PUBLIC;
@@ -507,3 +560,8 @@ REVOKE ALL ON FUNCTION backup_start(), backup_files(), backup_read(text, bigint,
 REVOKE ALL ON FUNCTION rows_get(bigint, bytea) FROM PUBLIC;
 REVOKE ALL ON FUNCTION rows_scan(bigint, bytea, bytea, boolean, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION token() FROM PUBLIC;
+
+-- Who may see statistics of PostgreSQL sees these, too.
+GRANT USAGE ON SCHEMA aidb TO pg_monitor;
+GRANT EXECUTE ON FUNCTION stats(), durations(), node_status(), stream_slots(), health() TO pg_monitor;
+GRANT SELECT ON stat_commit, stat_log, stat_level, stat_compaction, stat_cache, stat_duration, stat_replication, backup TO pg_monitor;

@@ -21,6 +21,7 @@
 #include "shared.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/float.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -33,6 +34,7 @@ PG_FUNCTION_INFO_V1(aipg_sql_batch_put);
 PG_FUNCTION_INFO_V1(aipg_sql_batch_get);
 PG_FUNCTION_INFO_V1(aipg_sql_scan);
 PG_FUNCTION_INFO_V1(aipg_sql_stats);
+PG_FUNCTION_INFO_V1(aipg_sql_durations);
 PG_FUNCTION_INFO_V1(aipg_sql_flush);
 PG_FUNCTION_INFO_V1(aipg_sql_give_index_id);
 PG_FUNCTION_INFO_V1(aipg_sql_health);
@@ -397,6 +399,35 @@ Datum aipg_sql_stats(PG_FUNCTION_ARGS) {
 	return_number(result, "row_locks", aipg_lock_table_count());
 	return_number(result, "writes_off", stats.writes_off);
 	return_number(result, "asynchronous_commits", pg_atomic_read_u32(&aipg_shared_memory->asynchronous_commits));
+	return (Datum)0;
+}
+
+/* One row a bucket: how many took no longer, and the sum of all. */
+static void return_durations(ReturnSetInfo *result, const char *operation, const aidb_durations *durations) {
+	int64 count = 0;
+
+	for (int i = 0; i < AIDB_DURATION_BUCKETS; i++) {
+		bool last = i == AIDB_DURATION_BUCKETS - 1;
+		Datum columns[4] = {
+			CStringGetTextDatum(operation),
+			Float8GetDatum(last ? get_float8_infinity() : (double)((uint64)AIDB_DURATION_FIRST_US << i) / 1e6),
+			Int64GetDatum(count += (int64)durations->counts[i]), Float8GetDatum((double)durations->sum_us / 1e6)};
+		bool nulls[4] = {false};
+
+		tuplestore_putvalues(result->setResult, result->setDesc, columns, nulls);
+	}
+}
+
+Datum aipg_sql_durations(PG_FUNCTION_ARGS) {
+	ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
+	aidb_stats stats = {0};
+
+	InitMaterializedSRF(fcinfo, 0);
+	aidb_stats_get(aipg_store(), &stats);
+	return_durations(result, "commit", &stats.commit_durations);
+	return_durations(result, "compaction", &stats.compaction_durations);
+	return_durations(result, "flush", &stats.flush_durations);
+	return_durations(result, "log_sync", &stats.log_sync_durations);
 	return (Datum)0;
 }
 

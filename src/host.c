@@ -79,6 +79,29 @@ void aipg_leave_if_orphaned(void) {
 	}
 }
 
+/* ---- What pg_stat_activity shows ----------------------------------------------------------------------------- */
+
+/* Extensions cannot name wait events of their own in PostgreSQL 15, but lock tranches they can. */
+static const char *const wait_names[] = {
+	[AIDB_WAIT_LATCH] = "AidbLatch",     [AIDB_WAIT_SYNC] = "AidbLogSync", [AIDB_WAIT_PUBLISH] = "AidbPublish",
+	[AIDB_WAIT_ROOM] = "AidbMemory",     [AIDB_WAIT_JOB] = "AidbJob",      [AIDB_WAIT_STREAM] = "AidbStream",
+	[AIDB_WAIT_REPLICA] = "AidbReplica",
+};
+static uint32 wait_events[lengthof(wait_names)]; /* of this process; 0: not looked up yet */
+
+void aipg_host_shmem_request(void) {
+	for (size_t i = 0; i < lengthof(wait_names); i++) {
+		RequestNamedLWLockTranche(wait_names[i], 1);
+	}
+}
+
+static uint32 wait_event(aidb_wait_reason reason) {
+	if (wait_events[reason] == 0) {
+		wait_events[reason] = PG_WAIT_LWLOCK | GetNamedLWLockTranche(wait_names[reason])[0].lock.tranche;
+	}
+	return wait_events[reason];
+}
+
 static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t timeout_us, aidb_wait_reason reason) {
 	bool may_take_long = reason == AIDB_WAIT_ROOM || reason == AIDB_WAIT_JOB || reason == AIDB_WAIT_STREAM ||
 						 reason == AIDB_WAIT_REPLICA;
@@ -86,7 +109,7 @@ static int host_wait(void *context, uint32_t *word, uint32_t expected, uint64_t 
 	if (may_take_long && wants_to_stop(reason)) {
 		return EINTR;
 	}
-	pgstat_report_wait_start(PG_WAIT_EXTENSION);
+	pgstat_report_wait_start(wait_event(reason));
 	futex_wait(NULL, word, expected, timeout_us, reason);
 	pgstat_report_wait_end();
 	aipg_leave_if_orphaned();

@@ -12,6 +12,9 @@
 
 extern const aidb_host *aipg_host(void);
 
+/* From the shared memory hook: names for what processes wait for. */
+extern void aipg_host_shmem_request(void);
+
 /* Ends this process when its postmaster is gone; for loops that wait for other processes. */
 extern void aipg_leave_if_orphaned(void);
 /* Whether checkpoints must not go on without this process. Then the checkpointer, which would wait for ever and keep a new

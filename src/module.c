@@ -11,6 +11,7 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "guard.h"
+#include "host.h"
 #include "lock_table.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
@@ -44,6 +45,7 @@ static void shmem_request(void) {
 	if (previous_shmem_request != NULL) {
 		previous_shmem_request();
 	}
+	aipg_host_shmem_request();
 	aipg_store_shmem_request();
 	aipg_catalog_shmem_request();
 	aipg_lock_table_shmem_request();

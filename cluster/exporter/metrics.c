@@ -9,6 +9,7 @@
 
 #define STATS "SELECT name, value FROM aidb.stats()"
 #define NODE "SELECT role, state, epoch, sealed::int, applied, lag_commits, heard_ms FROM aidb.node_status()"
+#define DURATIONS "SELECT operation, seconds, count, total_seconds FROM aidb.durations() ORDER BY operation, seconds"
 #define LEVELS 16
 
 /* Of aidb.stats(). A name with * is that of each level. */
@@ -153,6 +154,29 @@ static void write_node(FILE *out, const PGresult *result) {
 	}
 }
 
+/* Buckets of each operation follow each other, the last of which is infinity. */
+static void write_durations(FILE *out, const PGresult *result) {
+	head(out, "aidb_engine_duration_seconds", "histogram",
+		 "How long commits that wait, syncs of the log, flushes and compactions take.");
+	for (int row = 0; row < PQntuples(result); row++) {
+		const char *operation = PQgetvalue(result, row, 0), *count = PQgetvalue(result, row, 2);
+		bool last = strcmp(PQgetvalue(result, row, 1), "Infinity") == 0;
+
+		fputs("aidb_engine_duration_seconds_bucket{", out);
+		label(out, "op", operation);
+		fputc(',', out);
+		label(out, "le", last ? "+Inf" : PQgetvalue(result, row, 1));
+		fprintf(out, "} %s\n", count);
+		if (last) {
+			fputs("aidb_engine_duration_seconds_sum{", out);
+			label(out, "op", operation);
+			fprintf(out, "} %s\naidb_engine_duration_seconds_count{", PQgetvalue(result, row, 3));
+			label(out, "op", operation);
+			fprintf(out, "} %s\n", count);
+		}
+	}
+}
+
 /* A table: columns that are labels, then columns that are metrics. */
 typedef struct labelled {
 	const char *sql;
@@ -226,17 +250,18 @@ static void write_labelled(FILE *out, const labelled *of, const PGresult *result
 }
 
 /* The questions, in the order in which their answers are written. */
-#define NODE_QUESTIONS (2 + NODE_TABLES)
+#define FIRST_QUESTIONS 3
+#define NODE_QUESTIONS (FIRST_QUESTIONS + NODE_TABLES)
 #define QUESTIONS (NODE_QUESTIONS + CLUSTER_TABLES)
 
 static const labelled *table_of(size_t number) {
-	return number < NODE_QUESTIONS ? &node[number - 2] : &cluster[number - NODE_QUESTIONS];
+	return number < NODE_QUESTIONS ? &node[number - FIRST_QUESTIONS] : &cluster[number - NODE_QUESTIONS];
 }
 
 static const char *question(size_t number) {
-	static const char *const first[] = {STATS, NODE};
+	static const char *const first[FIRST_QUESTIONS] = {STATS, NODE, DURATIONS};
 
-	return number < 2 ? first[number] : table_of(number)->sql;
+	return number < FIRST_QUESTIONS ? first[number] : table_of(number)->sql;
 }
 
 static void write_answer(FILE *out, size_t number, const PGresult *result) {
@@ -244,6 +269,8 @@ static void write_answer(FILE *out, size_t number, const PGresult *result) {
 		write_stats(out, result);
 	} else if (number == 1) {
 		write_node(out, result);
+	} else if (number == 2) {
+		write_durations(out, result);
 	} else {
 		write_labelled(out, table_of(number), result);
 	}

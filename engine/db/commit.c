@@ -541,6 +541,9 @@ static aidb_status make_durable(aidb_db *db, aidb_durability durability, const t
 /* Everything after the turn was taken. */
 static aidb_status finish(aidb_db *db, const aidb_write_options *options, const aidb_reservation *reservation,
 						  const turn *mine) {
+	bool waits = options->durability == AIDB_SYNC || options->durability == AIDB_WRITE ||
+				 !is_replicated(&db->shared->commits, mine->sequence);
+	uint64_t begin_us = waits ? lsm_now_us(db) : 0; /* others are not worth the time it takes to look at the clock */
 	aidb_status rc = copy_record(db, options, reservation->batch, mine);
 
 	if (rc == AIDB_OK) {
@@ -557,6 +560,9 @@ static aidb_status finish(aidb_db *db, const aidb_write_options *options, const 
 	if (rc == AIDB_OK) {
 		atomic_fetch_add_explicit(&db->shared->counters.commits, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&db->shared->counters.log_bytes, mine->end - mine->begin, memory_order_relaxed);
+		if (waits) {
+			lsm_note_duration(db, &db->shared->counters.commit_durations, begin_us);
+		}
 	}
 	return rc;
 }

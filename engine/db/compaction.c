@@ -146,6 +146,7 @@ static void count_merge(const compacting *run, uint64_t read_bytes, uint64_t wri
 static aidb_status run_merge(compacting *run) {
 	lsm_version_edit edit = edit_of(run);
 	uint64_t read_bytes = input_bytes(run); /* asked for while the inputs are sure to stay */
+	uint64_t begin_us = lsm_now_us(run->db);
 	lsm_cursor *merge = NULL;
 	lsm_job job;
 	aidb_status rc;
@@ -164,6 +165,7 @@ static aidb_status run_merge(compacting *run) {
 	}
 	if (rc == AIDB_OK) {
 		count_merge(run, read_bytes, job.bytes);
+		lsm_note_duration(run->db, &run->db->shared->counters.compaction_durations, begin_us);
 	}
 	lsm_job_end(&job);
 	return rc;

@@ -57,9 +57,15 @@ typedef struct lsm_snapshots {
 	uint32_t count;
 } lsm_snapshots;
 
+typedef struct lsm_durations {
+	_Atomic uint64_t counts[AIDB_DURATION_BUCKETS];
+	_Atomic uint64_t sum_us;
+} lsm_durations;
+
 typedef struct lsm_counters {
 	_Atomic uint64_t commits, log_writes, log_syncs, log_bytes, flushes, flush_bytes, compactions, moves,
 		compaction_read_bytes, compaction_write_bytes, stalls, stall_us;
+	lsm_durations commit_durations, log_sync_durations, flush_durations, compaction_durations;
 } lsm_counters;
 
 /* Counters of reads are kept a member each, so that counting costs no shared cache line. */
@@ -125,6 +131,15 @@ static inline void lsm_fault_point(const aidb_db *db, const char *name) {
 		db->host->fault_point(db->host->context, name);
 	}
 }
+
+static inline uint64_t lsm_now_us(const aidb_db *db) {
+	return db->host->clock_us(db->host->context);
+}
+
+/* -- stats.c -- */
+
+/* Something has taken from `begin_us` until now. */
+void lsm_note_duration(const aidb_db *db, lsm_durations *durations, uint64_t begin_us);
 
 static inline void lsm_background(const aidb_db *db, aidb_work_kind kind) {
 	if (db->host->background != NULL) {

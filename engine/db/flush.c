@@ -111,6 +111,7 @@ static aidb_status run(flushing *flush) {
 	aidb_db *db = flush->db;
 	lsm_version_edit edit = {.add_memtable = -1, .remove_memtable = flush->index};
 	lsm_counters *counters = &db->shared->counters;
+	uint64_t begin_us = lsm_now_us(db);
 	lsm_job job;
 	aidb_status rc;
 
@@ -128,6 +129,7 @@ static aidb_status run(flushing *flush) {
 	if (rc == AIDB_OK) {
 		atomic_fetch_add_explicit(&counters->flushes, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&counters->flush_bytes, job.bytes, memory_order_relaxed);
+		lsm_note_duration(db, &counters->flush_durations, begin_us);
 	}
 	lsm_job_end(&job);
 	return rc;

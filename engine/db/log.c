@@ -334,10 +334,12 @@ static aidb_status sync_written(aidb_db *db) {
 	lsm_log *log = &db->shared->log;
 	uint64_t from = atomic_load(&log->synced);
 	uint64_t to = atomic_load(&log->written);
+	uint64_t begin_us;
 
 	if (to <= from) {
 		return AIDB_OK;
 	}
+	begin_us = lsm_now_us(db);
 	for (uint64_t segment = from / log->geometry.segment_bytes; segment <= (to - 1) / log->geometry.segment_bytes;
 		 segment++) {
 		int error = open_segment(db, &db->sync_segment, segment);
@@ -351,6 +353,7 @@ static aidb_status sync_written(aidb_db *db) {
 	}
 	atomic_store(&log->synced, to);
 	atomic_fetch_add_explicit(&db->shared->counters.log_syncs, 1, memory_order_relaxed);
+	lsm_note_duration(db, &db->shared->counters.log_sync_durations, begin_us);
 	lsm_fault_point(db, "log_synced");
 	return AIDB_OK;
 }

@@ -26,6 +26,24 @@ static void add_files(aidb_db *db, uint32_t member, aidb_stats *stats) {
 	lsm_epoch_leave(&db->arena, member);
 }
 
+void lsm_note_duration(const aidb_db *db, lsm_durations *durations, uint64_t begin_us) {
+	uint64_t us = lsm_now_us(db) - begin_us;
+	int bucket = 0;
+
+	while (bucket < AIDB_DURATION_BUCKETS - 1 && us >= (uint64_t)AIDB_DURATION_FIRST_US << bucket) {
+		bucket++;
+	}
+	atomic_fetch_add_explicit(&durations->counts[bucket], 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&durations->sum_us, us, memory_order_relaxed);
+}
+
+static void read_durations(const lsm_durations *from, aidb_durations *to) {
+	for (int i = 0; i < AIDB_DURATION_BUCKETS; i++) {
+		to->counts[i] = atomic_load_explicit(&from->counts[i], memory_order_relaxed);
+	}
+	to->sum_us = atomic_load_explicit(&from->sum_us, memory_order_relaxed);
+}
+
 static uint64_t load(const uint64_t *counter) {
 	return __atomic_load_n(counter, __ATOMIC_RELAXED);
 }
@@ -106,6 +124,10 @@ void aidb_stats_get(aidb_db *db, aidb_stats *stats) {
 						  .compaction_write_bytes = counters->compaction_write_bytes,
 						  .stalls = counters->stalls,
 						  .stall_us = counters->stall_us};
+	read_durations(&counters->commit_durations, &stats->commit_durations);
+	read_durations(&counters->log_sync_durations, &stats->log_sync_durations);
+	read_durations(&counters->flush_durations, &stats->flush_durations);
+	read_durations(&counters->compaction_durations, &stats->compaction_durations);
 	if (lsm_enter(db, &member) == AIDB_OK) {
 		add_files(db, member, stats);
 		add_read_counters(db, stats);

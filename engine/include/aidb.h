@@ -579,6 +579,15 @@ AIDB_PUBLIC aidb_status aidb_work(aidb_db *db, aidb_work_kind kind, bool *did);
 
 #define AIDB_LEVELS 7
 
+/* How often something took how long. Bucket i counts what took less than AIDB_DURATION_FIRST_US << i, and no less than the bucket
+ * before it; the last one, all that took longer. */
+#define AIDB_DURATION_BUCKETS 24
+#define AIDB_DURATION_FIRST_US 16u
+typedef struct aidb_durations {
+	uint64_t counts[AIDB_DURATION_BUCKETS];
+	uint64_t sum_us;
+} aidb_durations;
+
 /* Counters since the arena was formatted, present sizes, and what is held at this moment. */
 typedef struct aidb_stats {
 	uint64_t commits;
@@ -612,7 +621,11 @@ typedef struct aidb_stats {
 	uint64_t reserved_bytes; /* of log that is promised to them */
 	aidb_sequence sequence;  /* newest visible */
 	aidb_sequence oldest_snapshot;
-	bool writes_off; /* an I/O error turned writes off */
+	bool writes_off;                 /* an I/O error turned writes off */
+	aidb_durations commit_durations; /* of commits that wait for the log or for a replica */
+	aidb_durations log_sync_durations;
+	aidb_durations flush_durations;
+	aidb_durations compaction_durations;
 } aidb_stats;
 
 AIDB_PUBLIC void aidb_stats_get(aidb_db *db, aidb_stats *stats);

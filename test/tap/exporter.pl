@@ -54,6 +54,9 @@ is(metric('aidb_engine_commits_total') - $before, 5, 'commits are counted');
 like(metrics(), qr/^aidb_node_info\{role="\w+",state="\w+"\} 1$/m, 'what it is in its group');
 my $names = ask("SELECT string_agg(name, ' ') FROM aidb.stats() WHERE name NOT LIKE 'level%' AND name <> 'asynchronous_commits'");
 my @told = metrics() =~ /^(aidb_(?:engine|log|memory|flush|compaction|block_cache|filter|row_cache)_\w+) /mg;
+my ($flushes) = metrics() =~ /^aidb_engine_duration_seconds_bucket\{op="flush",le="\+Inf"\} (\d+)$/m;
+is($flushes, metric('aidb_flush_runs_total'), 'how long flushes took');
+like(metrics(), qr/^aidb_engine_duration_seconds_count\{op="commit"\} [1-9]/m, 'and commits');
 is(scalar @told, scalar(split / /, $names), 'every number is told') or diag("$names\n@told");
 is(fetch('/')->{status}, 200, 'there is a page');
 is(fetch('/other')->{status}, 404, 'and not another');
@@ -75,6 +78,13 @@ like(metrics(), qr/^aidb_backup_last_timestamp_seconds \d+/m, 'when that was');
 	like(metrics(), qr/^aidb_node_info\{role="cache",state="streaming"\} 1$/m, 'what a replica is');
 	is(metric('aidb_replication_lag_commits'), '0', 'how far it is behind');
 	$replica->safe_psql('postgres', 'SELECT v FROM item WHERE id = 3') for 1 .. 3;
+	ask('CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher');
+	for my $view (qw(commit log level compaction cache duration replication)) {
+		my ($rc, $rows, $refused) = $node->psql('postgres', "SELECT count(*) > 0 FROM aidb.stat_$view", extra_params => [ '-U', 'watcher' ]);
+		is($rows, 't', "view stat_$view") or diag($refused);
+	}
+	is(ask(q{SELECT count > 0 AND mean_ms > 0 AND half_below_ms <= p99_below_ms AND p99_below_ms <= all_below_ms FROM aidb.stat_duration WHERE operation = 'log_sync'}), 't', 'durations make sense');
+	is(ask('SELECT sum(files) > 0 AND sum(bytes) > 0 AND count(*) = 7 FROM aidb.stat_level'), 't', 'levels, too');
 	is(metric('aidb_row_cache_hits_total') . '|' . metric('aidb_row_cache_misses_total'), '2|1', 'and what it remembers');
 	ask('CREATE ROLE stranger LOGIN');
 	$port = AidbDaemon->exporter($node->conninfo . ' user=stranger')->port;

@@ -84,6 +84,8 @@ signal_all($standby, 'STOP');
 my $session = start_statement("INSERT INTO item VALUES (100, 'unknown')");
 wait_until(sub { $primary->safe_psql('postgres', q(SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'INSERT%')) eq '1' },
 	'the insert to wait');
+wait_until(sub { $primary->safe_psql('postgres', q(SELECT wait_event FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'INSERT%')) eq 'AidbReplica' },
+	'pg_stat_activity to say what it waits for');
 is($primary->safe_psql('postgres', 'SELECT count(*) FROM item WHERE id = 100'), '0', 'nobody sees a commit that waits');
 $primary->safe_psql('postgres', q(SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO item%' AND pid <> pg_backend_pid()));
 like(finish_of($session), qr/outcome of the transaction is unknown/, 'who is cancelled is told that the outcome is unknown');

@@ -54,6 +54,33 @@ static const lsm_sstable_properties *first_file(void) {
 	return &lsm_level_file(&db->arena, version, 0, 0)->properties;
 }
 
+static uint64_t how_many(aidb_durations durations) {
+	uint64_t count = 0;
+
+	for (int i = 0; i < AIDB_DURATION_BUCKETS; i++) {
+		count += durations.counts[i];
+	}
+	return count;
+}
+
+/* What waits is timed, and what does not is not. */
+static void test_durations(void **state) {
+	(void)state;
+	set("a", "1");
+	assert_int_equal(how_many(stats_of(db).commit_durations), 0);
+	faults.sync_delay_us = 20000;
+	must_put(db, "a", "2", AIDB_SYNC);
+	faults.sync_delay_us = 0;
+	assert_int_equal(how_many(stats_of(db).commit_durations), 1);
+	assert_int_equal(how_many(stats_of(db).log_sync_durations), stats_of(db).log_syncs);
+	assert_true(stats_of(db).commit_durations.sum_us >= 20000);
+	for (int i = 0; i < 11; i++) { /* up to 16 ms */
+		assert_int_equal(stats_of(db).commit_durations.counts[i], 0);
+	}
+	assert_ok(aidb_flush(db));
+	assert_int_equal(how_many(stats_of(db).flush_durations), 1);
+}
+
 static void test_file_and_log(void **state) {
 	(void)state;
 	set("a", "1");
@@ -236,6 +263,7 @@ static void test_interrupted(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_durations, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_file_and_log, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_only_what_is_needed, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_nothing_left, set_up, tear_down),
