@@ -60,6 +60,8 @@ FUZZ_PROGRAMS := $(call program,fuzz/*.c)
 DIFFERENTIAL_PROGRAM := $(BUILD)/test/differential/differential
 DIFFERENTIAL_OBJECTS := $(call object,test/differential/*.c)
 CLIENT_PROGRAM := $(BUILD)/test/client/client
+MAN_PAGES := $(addprefix $(BUILD)/man/,aidb-admin.1 aidb_coordinator.8 aidb_exporter.8)
+UNITS := $(patsubst systemd/%.in,$(BUILD)/systemd/%,$(wildcard systemd/*.in))
 SERVER_PROGRAMS := $(HISTORY_PROGRAM) $(DIFFERENTIAL_PROGRAM) $(CLIENT_PROGRAM)
 PROGRAM_OBJECTS := $(addsuffix .o,$(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(FUZZ_PROGRAMS)) $(HISTORY_OBJECTS) \
 	$(DIFFERENTIAL_OBJECTS) $(CLIENT_PROGRAM).o
@@ -93,7 +95,7 @@ deps: ## install the Debian 12 packages that building and testing need (as root)
 
 # ---- Building ----------------------------------------------------------------------------------------------
 
-all: engine client $(COORDINATOR) $(ADMIN) $(EXPORTER) $(if $(NO_SERVER),,extension) ## build the engine library, the extension and the cluster's programs
+all: engine client $(COORDINATOR) $(ADMIN) $(EXPORTER) $(if $(FOR_TESTS),,$(MAN_PAGES) $(UNITS)) $(if $(NO_SERVER),,extension) ## build the engine library, the extension and the cluster's programs
 
 engine: $(BUILD)/libaidb.a $(BUILD)/$(SONAME) $(BUILD)/aidb.pc ## build libaidb.a, libaidb.so.1 and aidb.pc
 
@@ -135,6 +137,22 @@ $(BUILD)/$(CLIENT_SONAME): $(CLIENT_OBJECTS)
 $(BUILD)/%.pc: $(wildcard engine/*.pc.in cluster/client/*.pc.in) Makefile
 	@mkdir -p $(@D)
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $(filter %/$*.pc.in,$^) >$@
+
+# What a program says of itself is its page. Services are for systemd.
+$(BUILD)/man/aidb-admin.1: NAME = show and change a cluster of AiDb servers; back up and restore
+$(BUILD)/man/aidb_coordinator.8: NAME = watch the nodes of an AiDb cluster
+$(BUILD)/man/aidb_exporter.8: NAME = metrics of AiDb for Prometheus
+$(BUILD)/man/%.1: $(BUILD)/%
+	@mkdir -p $(@D)
+	help2man -N -s 1 -n '$(NAME)' -o $@ $<
+
+$(BUILD)/man/%.8: $(BUILD)/%
+	@mkdir -p $(@D)
+	help2man -N -s 8 -n '$(NAME)' -o $@ $<
+
+$(BUILD)/systemd/%: systemd/%.in Makefile
+	@mkdir -p $(@D)
+	sed 's|@PREFIX@|$(PREFIX)|' $< >$@
 
 # What the programs of the cluster, and their tests, have in common.
 $(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
@@ -186,13 +204,19 @@ install: installable all ## install the extension into PostgreSQL, libraries and
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(COORDINATOR) $(ADMIN) $(EXPORTER) $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 engine/include/aidb.h cluster/include/aidb_client.h $(DESTDIR)$(PREFIX)/include/
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 644 $(filter %.1,$(MAN_PAGES)) $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 $(filter %.8,$(MAN_PAGES)) $(DESTDIR)$(PREFIX)/share/man/man8/
+	install -m 644 $(UNITS) $(DESTDIR)$(PREFIX)/lib/systemd/system/
 	$(if $(DESTDIR),,ldconfig)
 
 uninstall: installable ## remove what install has put there
 	@+$(EXTENSION_MAKE) uninstall
 	cd $(DESTDIR)$(PREFIX) && rm -f lib/libaidb.a lib/$(SONAME) lib/libaidb.so lib/pkgconfig/aidb.pc include/aidb.h \
 		lib/libaidb_client.a lib/$(CLIENT_SONAME) lib/libaidb_client.so lib/pkgconfig/aidb_client.pc include/aidb_client.h \
-		bin/aidb_coordinator bin/aidb-admin bin/aidb_exporter
+		bin/aidb_coordinator bin/aidb-admin bin/aidb_exporter \
+		$(foreach page,$(notdir $(MAN_PAGES)),share/man/man$(subst .,,$(suffix $(page)))/$(page)) \
+		$(addprefix lib/systemd/system/,$(notdir $(UNITS)))
 
 installable:
 	@$(if $(FOR_TESTS),echo "a build for tests is not installed: leave SANITIZE and ASSERT away" >&2; exit 1,:)

@@ -498,6 +498,53 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION lease(text, integer) IS 'for coordinators: the right to act for so long; false when another has it';
 
+-- The catalog as a script, with the tables of the cluster, for a coordinator's server that is made anew. The nodes have the tables.
+CREATE FUNCTION catalog_script() RETURNS text LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	script text := E'SET aidb.tables_exist = on;\n';
+	name text;
+	relation record;
+BEGIN
+	FOREACH name IN ARRAY '{node,node_group,member,slot}'::text[] LOOP
+		DECLARE
+			contents jsonb;
+		BEGIN
+			EXECUTE format('SELECT jsonb_agg(t) FROM aidb.%I t', name) INTO contents;
+			script := script || format(E'INSERT INTO aidb.%I OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_recordset(NULL::aidb.%I, %L);\n',
+				name, name, coalesce(contents, '[]'));
+		END;
+	END LOOP;
+	script := script || format(E'SELECT setval(pg_get_serial_sequence(''aidb.node'', ''node_id''), %s);\n'
+		'SELECT setval(pg_get_serial_sequence(''aidb.node_group'', ''group_id''), %s);\nSELECT setval(''aidb.index_id'', %s, true);\n',
+		(SELECT coalesce(max(node_id), 0) + 1 FROM aidb.node), (SELECT coalesce(max(group_id), 0) + 1 FROM aidb.node_group),
+		(SELECT last_value FROM aidb.index_id));
+	FOR relation IN SELECT c.oid, n.nspname, c.relname, f.ftoptions FROM pg_catalog.pg_foreign_table f
+		JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver AND s.srvname = 'aidb_cluster'
+		JOIN pg_catalog.pg_class c ON c.oid = f.ftrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 2, 3
+	LOOP
+		script := script || format(E'CREATE SCHEMA IF NOT EXISTS %I;\nCREATE FOREIGN TABLE %I.%I (', relation.nspname, relation.nspname, relation.relname);
+		script := script || (SELECT string_agg(format('%I %s', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod))
+				|| CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' || (SELECT format('%I.%I', cn.nspname, co.collname)
+					FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) ELSE '' END
+				|| CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END
+				|| coalesce(' DEFAULT ' || pg_catalog.pg_get_expr(d.adbin, d.adrelid), ''), ', ' ORDER BY a.attnum)
+			FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+			LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+			WHERE a.attrelid = relation.oid AND a.attnum > 0 AND NOT a.attisdropped);
+		script := script || coalesce((SELECT string_agg(format(', CONSTRAINT %I %s', conname, pg_catalog.pg_get_constraintdef(oid)), '' ORDER BY conname)
+			FROM pg_catalog.pg_constraint WHERE conrelid = relation.oid AND contype = 'c'), '');
+		script := script || (SELECT format(', PRIMARY KEY (%s)', string_agg(format('%I', a.attname), ', ' ORDER BY substr(o, 5)::int))
+			FROM pg_catalog.pg_attribute a, unnest(a.attfdwoptions) o WHERE a.attrelid = relation.oid AND o LIKE 'key=%');
+		script := script || ') SERVER aidb_cluster' || coalesce((SELECT format(' OPTIONS (%s)', string_agg(format('%I %L', split_part(o, '=', 1),
+			substr(o, strpos(o, '=') + 1)), ', ')) FROM unnest(relation.ftoptions) o), '') || E';\n';
+	END LOOP;
+	RETURN script;
+END $$;
+COMMENT ON FUNCTION catalog_script() IS 'SQL that makes the catalog anew, and the tables of the cluster, in another database';
+
+CREATE FUNCTION hold_definitions() RETURNS void LANGUAGE sql AS $$ SELECT pg_catalog.pg_advisory_xact_lock(7017294236571234560) $$;
+COMMENT ON FUNCTION hold_definitions() IS 'until the transaction ends, nobody changes definitions of tables of the cluster';
+
 CREATE VIEW nodes AS
 SELECT n.name, n.state, g.name AS "group",
 	CASE WHEN g.primary_id = n.node_id THEN 'primary' WHEN g.in_sync_id = n.node_id THEN 'in-sync standby'
@@ -526,7 +573,7 @@ SELECT at, severity, group_name AS "group", node_name AS node, message FROM aidb
 REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remove_node(text), add_group(text, text, boolean, float8),
 	add_replica(text, text, text), remove_replica(text, text), failover(text, text, boolean),
 	group_compare_and_set(integer, bigint, bigint, integer, integer), lease(text, integer), announce(), announce_event(), map_changed(),
-	slot_placement(integer[], float8[]), finish_transactions(), check_locale(text, text, text), partial_int2(int2),
+	slot_placement(integer[], float8[]), finish_transactions(), catalog_script(), hold_definitions(), check_locale(text, text, text), partial_int2(int2),
 	partial_int4(int4), partial_int8(int8), partial_numeric(numeric), partial_float4(float4), partial_float8(float8),
 	partial_interval(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_handler() FROM PUBLIC;

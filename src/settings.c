@@ -10,6 +10,7 @@
 #define MAX_MEMORY_MB ((int)(AIDB_MAX_MEMORY_BYTES >> 20))
 
 int aipg_memory_mb = 256;
+bool aipg_tables_exist = false;
 bool aipg_allow_mixed = false;
 int aipg_expected_epoch = 0;
 int aipg_row_cache_mb = 0;
@@ -59,6 +60,10 @@ void aipg_settings_init(void) {
 		"aidb.fault_point", "Lets a step of a commit or of recovery fail, for tests.",
 		"name=action, where action is kill, kill-all, panic, terminate, cancel, error, fatal or pause.",
 		&aipg_fault_setting, "", PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
+	DefineCustomBoolVariable("aidb.tables_exist",
+							 "CREATE FOREIGN TABLE on server aidb_cluster makes the table here alone.",
+							 "The groups have it already: for a coordinator's server that is made anew.",
+							 &aipg_tables_exist, false, PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("aidb.allow_mixed",
 							 "Allows transactions over AiDb tables and other things where commits wait for a replica.",
 							 "Such a transaction is acknowledged by this server alone.", &aipg_allow_mixed, false,

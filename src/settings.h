@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 extern int aipg_memory_mb;             /* aidb.memory: the arena */
+extern bool aipg_tables_exist;         /* of the cluster, on its groups, which CREATE need not make there */
 extern bool aipg_allow_mixed;          /* aidb.allow_mixed */
 extern int aipg_row_cache_mb;          /* aidb.row_cache: of a caching read node */
 extern int aipg_max_staleness_ms;      /* aidb.max_staleness */

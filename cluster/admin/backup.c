@@ -38,6 +38,10 @@ const char aidb_backup_help[] =
 	"  expire --keep-backups=N       removes backups but the newest N, or --keep-days=N those not needed for so many\n"
 	"                                days; --dry-run says which\n"
 	"  point NAME                    a restore point: a name for the present state of the server\n"
+	"  cluster backup|info|verify    the same for all groups of a cluster, with its catalog; --conninfo is that of the "
+	"catalog\n"
+	"  cluster point NAME            a restore point on all groups, while definitions of tables stay as they are\n"
+	"  cluster restore-catalog       the catalog of the last cluster backup, into a new coordinator's database\n"
 	"      --repo=REPOSITORY         of these: a directory, or s3://BUCKET/PREFIX; or environment variable\n"
 	"                                AIDB_REPOSITORY. For S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or\n"
 	"                                ~/.aws/credentials; AWS_REGION, AWS_ENDPOINT_URL\n"
@@ -753,6 +757,175 @@ static int run_point(const char *name, const aidb_backup_arguments *given) {
 	}
 	printf("restore point %s is commit %" PRIu64 "\n", name, sequence);
 	return 0;
+}
+
+/* ---- A whole cluster --------------------------------------------------------------------------------------- */
+
+static PGconn *connect_to_catalog(const aidb_backup_arguments *given) {
+	PGconn *catalog = PQconnectdb(given->conninfo != NULL ? given->conninfo : "");
+
+	if (PQstatus(catalog) != CONNECTION_OK) {
+		fprintf(stderr, "aidb-admin: cannot connect to the cluster's catalog: %s", PQerrorMessage(catalog));
+		PQfinish(catalog);
+		return NULL;
+	}
+	return catalog;
+}
+
+/* The rows, or NULL, and why was said. */
+static PGresult *ask_catalog(PGconn *catalog, const char *sql) {
+	PGresult *result = PQexec(catalog, sql);
+
+	if (PQresultStatus(result) != PGRES_TUPLES_OK && PQresultStatus(result) != PGRES_COMMAND_OK) {
+		fprintf(stderr, "aidb-admin: cannot read the cluster's catalog: %s", PQresultErrorMessage(result));
+		PQclear(result);
+		return NULL;
+	}
+	return result;
+}
+
+/* One after the other; returns the worst exit status. */
+static int for_groups(const aidb_backup_arguments *given, PGconn *catalog,
+					  int (*run)(const aidb_backup_arguments *of_group)) {
+	PGresult *groups = ask_catalog(catalog, "SELECT name FROM aidb.node_group ORDER BY name");
+	int worst = groups == NULL ? 1 : 0;
+
+	for (int i = 0; i < PQntuples(groups); i++) {
+		aidb_backup_arguments of_group = *given;
+		int status;
+
+		of_group.group = PQgetvalue(groups, i, 0);
+		printf("%sgroup %s\n", i > 0 ? "\n" : "", of_group.group);
+		fflush(stdout);
+		status = run(&of_group);
+		worst = status > worst ? status : worst;
+	}
+	PQclear(groups);
+	return worst;
+}
+
+static int back_up_catalog(const aidb_backup_arguments *given, PGconn *catalog) {
+	PGresult *script = ask_catalog(
+		catalog, "SELECT aidb.catalog_script(), to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD\"T\"HH24MISS\"Z\"')");
+	char name[AIDB_OBJECT_NAME_BYTES];
+	aidb_storage *storage;
+	aidb_status rc;
+
+	if (script == NULL) {
+		return 1;
+	}
+	rc = aidb_storage_open(given->repository, &storage);
+	if (rc == AIDB_OK) {
+		snprintf(name, sizeof(name), "catalog/%s.sql", PQgetvalue(script, 0, 1));
+		rc = aidb_storage_put(storage, name, PQgetvalue(script, 0, 0), strlen(PQgetvalue(script, 0, 0)));
+		aidb_storage_close(storage);
+	}
+	PQclear(script);
+	if (rc != AIDB_OK) {
+		return complain();
+	}
+	printf("\nthe catalog is %s\n", name);
+	return 0;
+}
+
+/* On all groups, while definitions stay as they are. */
+static int mark_cluster(const aidb_backup_arguments *given, PGconn *catalog, const char *name) {
+	PGresult *begun = ask_catalog(catalog, "BEGIN; SELECT aidb.hold_definitions()");
+	PGresult *groups = begun == NULL ? NULL : ask_catalog(catalog, "SELECT name FROM aidb.node_group ORDER BY name");
+	int worst = groups == NULL ? 1 : 0;
+
+	for (int i = 0; i < PQntuples(groups) && worst == 0; i++) {
+		aidb_backup_arguments of_group = *given;
+
+		of_group.group = PQgetvalue(groups, i, 0);
+		printf("group %s: ", of_group.group);
+		fflush(stdout);
+		worst = run_point(name, &of_group);
+	}
+	PQclear(begun);
+	PQclear(groups);
+	PQclear(PQexec(catalog, "COMMIT"));
+	return worst;
+}
+
+static aidb_status note_newest(void *newest, const char *name, uint64_t bytes) {
+	(void)bytes;
+	snprintf(newest, AIDB_OBJECT_NAME_BYTES, "%s", name);
+	return AIDB_OK;
+}
+
+/* Into a database that has the extension, and no nodes yet. */
+static int restore_catalog(const aidb_backup_arguments *given, PGconn *catalog) {
+	char newest[AIDB_OBJECT_NAME_BYTES] = "", *script = NULL;
+	aidb_storage *storage;
+	PGresult *result;
+	size_t size;
+	aidb_status rc = aidb_storage_open(given->repository, &storage);
+
+	if (rc != AIDB_OK) {
+		return complain();
+	}
+	rc = aidb_storage_list(storage, "catalog/", note_newest, newest);
+	if (rc == AIDB_OK && newest[0] == '\0') {
+		rc = aidb_fail(AIDB_NOT_FOUND, "there is no catalog in %s; aidb-admin cluster backup writes one",
+					   given->repository);
+	}
+	if (rc == AIDB_OK) {
+		rc = aidb_storage_load(storage, newest, AIDB_MAX_MANIFEST_BYTES, &script, &size);
+	}
+	aidb_storage_close(storage);
+	if (rc != AIDB_OK) {
+		return complain();
+	}
+	result = ask_catalog(catalog, script);
+	free(script);
+	if (result == NULL) {
+		return 1;
+	}
+	PQclear(result);
+	printf("the catalog is that of %s\n", newest);
+	return 0;
+}
+
+bool aidb_cluster_backup_command(const char *word) {
+	return strcmp(word, "backup") == 0 || strcmp(word, "verify") == 0 || strcmp(word, "info") == 0 ||
+		   strcmp(word, "point") == 0 || strcmp(word, "restore-catalog") == 0;
+}
+
+int aidb_cluster_backup_run(const char *const *words, int count, const aidb_backup_arguments *arguments) {
+	aidb_backup_arguments given = *arguments;
+	bool is_point = strcmp(words[0], "point") == 0;
+	PGconn *catalog;
+	int status;
+
+	if (given.repository == NULL) {
+		given.repository = getenv("AIDB_REPOSITORY");
+	}
+	if (count != (is_point ? 2 : 1)) {
+		return usage(is_point ? "give the restore point a name" : "this command takes no more words");
+	}
+	if (!is_point && (given.repository == NULL || given.repository[0] == '\0')) {
+		return usage("give --repo=REPOSITORY, or set AIDB_REPOSITORY");
+	}
+	catalog = connect_to_catalog(&given);
+	if (catalog == NULL) {
+		return 1;
+	}
+	if (is_point) {
+		status = mark_cluster(&given, catalog, words[1]);
+	} else if (strcmp(words[0], "restore-catalog") == 0) {
+		status = restore_catalog(&given, catalog);
+	} else {
+		status = for_groups(&given, catalog,
+							strcmp(words[0], "backup") == 0   ? run_backup
+							: strcmp(words[0], "verify") == 0 ? run_verify
+															  : run_info);
+		if (status == 0 && strcmp(words[0], "backup") == 0) {
+			status = back_up_catalog(&given, catalog);
+		}
+	}
+	PQfinish(catalog);
+	return status;
 }
 
 /* ---- Commands -------------------------------------------------------------------------------------------- */

@@ -42,4 +42,8 @@ bool aidb_backup_command(const char *word);
 /* Does it; returns the exit status. */
 int aidb_backup_run(const char *const *words, int count, const aidb_backup_arguments *arguments);
 
+/* The same for all groups of a cluster: what stands behind the word "cluster". */
+bool aidb_cluster_backup_command(const char *word);
+int aidb_cluster_backup_run(const char *const *words, int count, const aidb_backup_arguments *arguments);
+
 #endif

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "admin/backup.h"
+#include "admin/doctor.h"
 #include "admin/local.h"
 #include "admin/output.h"
 
@@ -39,6 +40,7 @@ static const char help[] =
 	"  failover GROUP NODE --allow-data-loss\n"
 	"                                another one does, without the commits that it lacks\n"
 	"  events [--follow]             what has happened\n"
+	"  doctor                        what is wrong with a server, or with a cluster and its nodes, and what to do\n"
 	"\n";
 
 static const char help_end[] =
@@ -316,16 +318,22 @@ int main(int count, char **arguments) {
 	if (given.count == 0) {
 		return usage("give a command");
 	}
+	given.backup.conninfo = given.conninfo;
+	given.backup.json = given.json;
+	given.backup.bindir = given.local.bindir != NULL ? given.local.bindir + strlen("--bindir=") : NULL;
+	if (given.count >= 2 && strcmp(given.words[0], "cluster") == 0 && aidb_cluster_backup_command(given.words[1])) {
+		return aidb_cluster_backup_run(given.words + 1, given.count - 1, &given.backup);
+	}
 	if (given.count == 3 && strcmp(given.words[0], "cluster") == 0) {
 		int (*act)(const char *directory, const aidb_local_options *options) = find_local(given.words[1]);
 
 		return act != NULL ? act(given.words[2], &given.local) : usage("cluster can init, start, stop or status");
 	}
 	if (aidb_backup_command(given.words[0])) {
-		given.backup.conninfo = given.conninfo;
-		given.backup.json = given.json;
-		given.backup.bindir = given.local.bindir != NULL ? given.local.bindir + strlen("--bindir=") : NULL;
 		return aidb_backup_run(given.words, given.count, &given.backup);
+	}
+	if (strcmp(given.words[0], "doctor") == 0 && given.count == 1) {
+		return aidb_doctor(given.conninfo != NULL ? given.conninfo : "", given.json);
 	}
 	of = find_command(&given, &first);
 	if (of == NULL) {

@@ -20,8 +20,10 @@
 #include "router/session.h"
 #include "router/transaction.h"
 #include "router/sharded_table.h"
+#include "settings.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
@@ -29,6 +31,9 @@
 #include "utils/xid8.h"
 
 PG_FUNCTION_INFO_V1(router_sql_finish_transactions);
+
+/* A lock that a restore point of the whole cluster takes alone: aidb.hold_definitions(). */
+#define DEFINITIONS_LOCK INT64CONST(7017294236571234560)
 
 #define MAX_FOUND 1000 /* prepared transactions that one call finishes in a group */
 
@@ -51,6 +56,7 @@ static void execute_on_all(const char *const *statements, int count) {
 	int groups = map->group_count;
 	int *ids = palloc((Size)groups * sizeof(int));
 
+	DirectFunctionCall1(pg_advisory_xact_lock_shared_int8, Int64GetDatum(DEFINITIONS_LOCK));
 	router_commit_in_two_phases();
 	for (int i = 0; i < groups; i++) {
 		ids[i] = map->groups[i].id;
@@ -246,7 +252,9 @@ static void create_table(utility_call call) {
 	relid = RangeVarGetRelid(statement->base.relation, NoLock, false);
 	CommandCounterIncrement();
 	aipg_set_primary_key(relid, primary_key);
-	create_on_all(relid);
+	if (!aipg_tables_exist) {
+		create_on_all(relid);
+	}
 }
 
 static bool is_named_table(const RangeVar *name) {
