@@ -144,11 +144,11 @@ $(BUILD)/man/aidb_coordinator.8: NAME = watch the nodes of an AiDb cluster
 $(BUILD)/man/aidb_exporter.8: NAME = metrics of AiDb for Prometheus
 $(BUILD)/man/%.1: $(BUILD)/%
 	@mkdir -p $(@D)
-	help2man -N -s 1 -n '$(NAME)' -o $@ $<
+	cluster/man-page $< 1 '$(NAME)' >$@
 
 $(BUILD)/man/%.8: $(BUILD)/%
 	@mkdir -p $(@D)
-	help2man -N -s 8 -n '$(NAME)' -o $@ $<
+	cluster/man-page $< 8 '$(NAME)' >$@
 
 $(BUILD)/systemd/%: systemd/%.in Makefile
 	@mkdir -p $(@D)
