@@ -4,6 +4,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_depend.h"
@@ -77,9 +78,20 @@ static void pg_attribute_noreturn() refuse_table_options(Relation relation) {
 					errhint("Create another table and copy the rows with INSERT ... SELECT.")));
 }
 
+/* A dump's script may define the key of a table that has no rows. */
+static bool may_define_key(Relation relation) {
+	uint32 index_id;
+
+	return aipg_is_restoring_dump() && aipg_catalog_lookup(RelationGetRelid(relation), &index_id) &&
+		   !aipg_index_has_rows(index_id);
+}
+
 static void refuse_options(Relation relation, const List *options) {
 	ListCell *cell;
 
+	if (may_define_key(relation)) {
+		return;
+	}
 	foreach(cell, options) {
 		const char *name = lfirst_node(DefElem, cell)->defname;
 

@@ -165,7 +165,9 @@ void aipg_set_primary_key(Oid relid, List *primary_key) {
 				 errdetail("Table \"%s\" would be created in a temporary schema.", RelationGetRelationName(relation)),
 				 errhint("Create it in another schema, or use a temporary heap table.")));
 	}
-	set_not_null(relation);
+	if (!aipg_awaits_key(relation)) {
+		set_not_null(relation);
+	}
 	table_close(relation, NoLock);
 }
 
@@ -182,7 +184,9 @@ Oid aipg_finish_create(const CreateForeignTableStmt *statement, List *primary_ke
 	CommandCounterIncrement();
 	aipg_set_primary_key(relid, primary_key);
 	relation = table_open(relid, NoLock);
-	(void)aipg_table_shard_columns(relation, aipg_table_key_columns(relation, columns));
+	if (!aipg_awaits_key(relation)) {
+		(void)aipg_table_shard_columns(relation, aipg_table_key_columns(relation, columns));
+	}
 	table_close(relation, NoLock);
 	aipg_catalog_create(relid);
 	return relid;

@@ -1,10 +1,12 @@
 #include "row_check.h"
 
 #include "executor/executor.h"
+#include "key_codec.h"
 #include "key_range.h"
 #include "latest.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "placement/slot.h"
 #include "row_codec.h"
 #include "table.h"
 #include "utils/partcache.h"
@@ -26,6 +28,26 @@ static void open_rows(row_scan *scan, Relation relation) {
 static void close_rows(row_scan *scan) {
 	aipg_all_rows_close(&scan->rows);
 	aipg_latest_end();
+}
+
+bool aipg_index_has_rows(uint32 index_id) {
+	bool found = false;
+
+	for (uint16 slot = 0; slot < AIPG_FIRST_SHARD_SLOT + AIDB_SLOTS && !found; slot++) {
+		StringInfo lower = makeStringInfo(), upper = makeStringInfo();
+		aipg_view view = aipg_latest_begin();
+		aidb_slice key, value;
+		aipg_cursor *cursor;
+
+		aipg_key_start(lower, slot, index_id);
+		aipg_key_start(upper, slot, index_id + 1);
+		cursor = aipg_cursor_open(&view, (aidb_slice){lower->data, (size_t)lower->len},
+								  (aidb_slice){upper->data, (size_t)upper->len}, false);
+		found = aipg_cursor_next(cursor, &key, &value);
+		aipg_cursor_close(cursor);
+		aipg_latest_end();
+	}
+	return found;
 }
 
 bool aipg_has_rows(Relation relation) {

@@ -16,6 +16,8 @@ typedef enum aipg_check_kind {
 } aipg_check_kind;
 
 extern bool aipg_has_rows(Relation relation);
+/* The same for what is stored under an index id, of a table that has no key yet. */
+extern bool aipg_index_has_rows(uint32 index_id);
 /* Raises as core does for a heap table when a row violates what is to hold. */
 extern void aipg_check_rows(Relation relation, aipg_check_kind kind);
 

@@ -19,6 +19,7 @@
 #include "utils/datum.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -170,6 +171,19 @@ static int place_column(Relation relation, Form_pg_attribute attribute, aipg_key
 	column->collation = attribute->attcollation;
 	column->ordered = aipg_key_type_ordered(column->type, column->collation);
 	return position;
+}
+
+bool aipg_is_restoring_dump(void) {
+	return !check_function_bodies;
+}
+
+bool aipg_awaits_key(Relation relation) {
+	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++) {
+		if (aipg_column_option(RelationGetRelid(relation), (AttrNumber)(i + 1), AIPG_OPTION_KEY) != NULL) {
+			return false;
+		}
+	}
+	return aipg_is_restoring_dump();
 }
 
 int aipg_table_key_columns(Relation relation, aipg_key_column columns[AIPG_MAX_KEY_COLUMNS]) {

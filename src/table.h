@@ -49,6 +49,13 @@ typedef struct aipg_table {
 extern aipg_table *aipg_table_describe(Relation relation);
 
 /*
+ * A script of pg_dump's is being restored, which gives tables their keys after it has made them, as options of columns. It can be told by
+ * check_function_bodies, which such scripts turn off, and nobody else has reason to.
+ */
+extern bool aipg_is_restoring_dump(void);
+/* ... and the table has no key yet. */
+extern bool aipg_awaits_key(Relation relation);
+/*
  * The key columns of the relation in key order, as its column options say; returns their number. Raises when the
  * options do not make a key, or when a column's type cannot be one.
  */

@@ -239,6 +239,8 @@ static void change_definition(const aipg_change *change) {
 		set_config_option("search_path", change->search_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
 						  false);
 	}
+	/* what was allowed there is allowed here */
+	set_config_option("check_function_bodies", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	switch (change->kind) {
 	case AIPG_CHANGE_CREATE:
 		create_table(change);
