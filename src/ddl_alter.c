@@ -19,6 +19,7 @@
 #include "options.h"
 #include "parser/parse_type.h"
 #include "rewrite/rewriteHandler.h"
+#include "role.h"
 #include "row_check.h"
 #include "row_codec.h"
 #include "table.h"
@@ -78,12 +79,14 @@ static void pg_attribute_noreturn() refuse_table_options(Relation relation) {
 					errhint("Create another table and copy the rows with INSERT ... SELECT.")));
 }
 
-/* A dump's script may define the key of a table that has no rows. */
+/* A dump's script may define the key of a table that has no rows. A replica does what its primary was allowed to; it may have rows
+ * already that were written there later. */
 static bool may_define_key(Relation relation) {
 	uint32 index_id;
 
-	return aipg_is_restoring_dump() && aipg_catalog_lookup(RelationGetRelid(relation), &index_id) &&
-		   !aipg_index_has_rows(index_id);
+	return aipg_is_restoring_dump() &&
+		   (aipg_role_internal ||
+			(aipg_catalog_lookup(RelationGetRelid(relation), &index_id) && !aipg_index_has_rows(index_id)));
 }
 
 static void refuse_options(Relation relation, const List *options) {

@@ -30,6 +30,7 @@ ok(IPC::Run::run([ $node->installed_command('pg_dump'), '-h', $node->host, '-p',
 like(slurp_file($file), qr/^ALTER FOREIGN TABLE .* OPTIONS \(\n +key '2'/m, 'sets keys as options of columns');
 
 $other->safe_psql('postgres', 'SELECT aidb.become_primary()');
+$replica->safe_psql('postgres', q{CREATE TYPE mood AS ENUM ('good', 'bad')});
 $replica->safe_psql('postgres', "SELECT aidb.follow('" . $other->conninfo . "', 'replica')");
 $other->safe_psql('postgres', slurp_file($file) =~ s/^CREATE SCHEMA aidb;$//mr); # where the extension is, so is its schema
 
