@@ -62,6 +62,8 @@ DIFFERENTIAL_OBJECTS := $(call object,test/differential/*.c)
 CLIENT_PROGRAM := $(BUILD)/test/client/client
 MAN_PAGES := $(addprefix $(BUILD)/man/,aidb-admin.1 aidb_coordinator.8 aidb_exporter.8)
 UNITS := $(patsubst systemd/%.in,$(BUILD)/systemd/%,$(wildcard systemd/*.in))
+# Also run against a service.
+STORAGE_PROGRAM := $(BUILD)/test/unit/test_storage
 SERVER_PROGRAMS := $(HISTORY_PROGRAM) $(DIFFERENTIAL_PROGRAM) $(CLIENT_PROGRAM)
 PROGRAM_OBJECTS := $(addsuffix .o,$(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(FUZZ_PROGRAMS)) $(HISTORY_OBJECTS) \
 	$(DIFFERENTIAL_OBJECTS) $(CLIENT_PROGRAM).o
@@ -234,7 +236,7 @@ server-copy: all
 check: $(TEST_PROGRAMS) ## run the tests that need no server: unit and model
 	@+$(TEST_RUN) unit model
 
-installcheck: needs-server $(SERVER_PROGRAMS) $(COORDINATOR) $(ADMIN) $(EXPORTER) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
+installcheck: needs-server $(SERVER_PROGRAMS) $(STORAGE_PROGRAM) $(COORDINATOR) $(ADMIN) $(EXPORTER) ## run SQL, isolation and TAP tests on servers of their own, against what is installed
 	@+$(TEST_RUN) regress isolation tap
 
 installcheck-sanitized: ## the same under the address and undefined behaviour sanitizers, in a copy of PostgreSQL
