@@ -54,6 +54,13 @@ static int compare_names(const void *a, const void *b) {
 	return strcmp(((const aidb_manifest_file *)a)->name, ((const aidb_manifest_file *)b)->name);
 }
 
+/* One of another size is damaged, and written again. */
+static bool is_there(const backup *run, const aidb_manifest_file *file) {
+	const aidb_object *object = aidb_objects_find(&run->objects, file->hash);
+
+	return object != NULL && object->bytes == file->bytes;
+}
+
 /* A table file never changes, and its number is never another's; that it was written at the same moment tells it from a file of a
  * server that was copied with its store. */
 static void take_known(const backup *run, aidb_manifest_file *file) {
@@ -61,10 +68,9 @@ static void take_known(const backup *run, aidb_manifest_file *file) {
 		run->known.file_count == 0
 			? NULL
 			: bsearch(file, run->known.files, run->known.file_count, sizeof(*file), compare_names);
-	const aidb_object *object = known != NULL ? aidb_objects_find(&run->objects, known->hash) : NULL;
 
 	if (known != NULL && strstr(file->name, ".sst") != NULL && known->bytes == file->bytes &&
-		known->modified == file->modified && object != NULL && object->bytes == file->bytes) {
+		known->modified == file->modified && is_there(run, known)) {
 		memcpy(file->hash, known->hash, sizeof(file->hash));
 	}
 }
@@ -128,7 +134,7 @@ static aidb_status send_file(void *argument, unsigned job, uint32_t number) {
 	}
 	rc = aidb_source_read(by->source, file, send_part, &self);
 	aidb_hash_finish(by->hash, file->hash);
-	if (rc != AIDB_OK || aidb_objects_find(&run->objects, file->hash) != NULL) {
+	if (rc != AIDB_OK || is_there(run, file)) {
 		aidb_upload_abandon(self.upload);
 	} else {
 		aidb_object_name(file->hash, name);

@@ -202,6 +202,13 @@ ok(!-e $none, 'nothing of that is left either');
 flip($pieces[0]);
 like(admin_ok('verify'), qr/ 0 problems$/, 'all is as it was');
 
+# What a broken disk has cut short is written again by the next backup.
+my ($largest) = map { $_->[0] } sort { $b->[1] <=> $a->[1] } map { [ /^file (\w+) (\d+)/ ] } grep { /^file/ } split /\n/, slurp_file("$repository/backups/$newest");
+truncate glob("$repository/objects/*/$largest"), 100;
+admin_fails(qr/$largest has 100 bytes/, 'verify', '--quick');
+admin_ok('backup');
+like(admin_ok('verify'), qr/ 0 problems$/, 'a backup mends what is of the wrong size');
+
 # ---- Under load, with an archiver --------------------------------------------------------------------------------
 
 # Clients move money; the sum never changes. Each writes down what was acknowledged.
