@@ -265,7 +265,7 @@ static uint64 finish_one(void) {
 
 		if (kept->state == KEPT && is_finished(kept->transaction)) {
 			transaction = kept->transaction;
-			aipg_view_note_end(transaction); /* before anybody else can change its keys */
+			aipg_view_note_end(transaction, true); /* before anybody else can change its keys */
 			aipg_row_locks_free(&kept->locks);
 			kept->state = FREE;
 			table->kept--;
@@ -346,7 +346,7 @@ static void restore_row(aidb_slice key, aidb_slice value) {
 	memcpy(&transaction, (const char *)key.data + AIPG_KEY_PREFIX_BYTES, sizeof(transaction));
 	transaction = pg_ntoh64(transaction);
 	if (is_finished(transaction)) {
-		aipg_view_note_end(transaction); /* it may have been finished since the start */
+		aipg_view_note_end(transaction, false); /* it may have been finished since the start */
 		remove_row(key);
 	} else {
 		restore_piece(transaction, value);

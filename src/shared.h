@@ -14,6 +14,7 @@
 typedef struct aipg_ended {
 	pg_atomic_uint64 transaction; /* full transaction id */
 	pg_atomic_uint64 sequence;    /* newest visible sequence when it ended */
+	pg_atomic_uint32 prepared;    /* 1: it was finished by COMMIT PREPARED or ROLLBACK PREPARED */
 } aipg_ended;
 
 typedef struct aipg_shared {

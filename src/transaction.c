@@ -365,7 +365,7 @@ static void note_end(void) {
 	if (is_asynchronous()) {
 		aipg_require_lsn(XactLastCommitEnd);
 	}
-	aipg_view_note_end(U64FromFullTransactionId(transaction));
+	aipg_view_note_end(U64FromFullTransactionId(transaction), false);
 	aidb_stream_wake(db);
 }
 

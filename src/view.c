@@ -328,7 +328,7 @@ aipg_view aipg_view_of(Snapshot snapshot, Oid relation) {
 
 /* ---- Ends of transactions ------------------------------------------------------------------------------ */
 
-void aipg_view_note_end(uint64 full_transaction_id) {
+void aipg_view_note_end(uint64 full_transaction_id, bool was_prepared) {
 	aipg_shared *shared = aipg_shared_memory;
 	aidb_db *db = aipg_store_if_attached();
 	aipg_ended *ended;
@@ -339,6 +339,7 @@ void aipg_view_note_end(uint64 full_transaction_id) {
 	ended = &shared->ended[index & (shared->ended_size - 1)];
 	pg_atomic_write_u64(&ended->transaction, full_transaction_id);
 	pg_atomic_write_u64(&ended->sequence, aidb_current_sequence(db));
+	pg_atomic_write_u32(&ended->prepared, was_prepared ? 1 : 0);
 	pg_write_barrier();
 	pg_atomic_write_u64(&shared->ended_count, index + 1);
 	SpinLockRelease(&shared->ended_lock);

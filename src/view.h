@@ -38,8 +38,9 @@ extern void aipg_view_note_import(void);
  * worker. */
 extern void aipg_check_usable(void);
 
-/* A transaction with an id ends: after it left PostgreSQL's list of running ones, before its keys are free. Cannot fail. */
-extern void aipg_view_note_end(uint64 full_transaction_id);
+/* A transaction with an id ends: after it left PostgreSQL's list of running ones, before its keys are free; was_prepared: by
+ * COMMIT PREPARED or ROLLBACK PREPARED. Cannot fail. */
+extern void aipg_view_note_end(uint64 full_transaction_id, bool was_prepared);
 /* The lowest sequence at which a view may still be taken, given the oldest transaction that any snapshot sees as
  * running. Never raises. */
 extern aidb_sequence aipg_view_floor(TransactionId oldest);

@@ -56,7 +56,7 @@ static aidb_status note_prepared(aidb_replay *replay, const aipg_stream_event *e
 	return AIDB_OK;
 }
 
-/* A decision of which it is not known when it was made belongs to the last batch: it was made soon after that. */
+/* A decision belongs to the last batch, unless it says when it was made. */
 static bool is_decided_by_then(aidb_replay *replay, const aipg_stream_event *event) {
 	const aidb_prepared *known = find(replay, event->tag);
 

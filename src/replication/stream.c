@@ -57,7 +57,7 @@ PG_FUNCTION_INFO_V1(aipg_sql_stream_slots);
 typedef struct open_tag {
 	aidb_tag tag;
 	aidb_sequence bound; /* 0: it runs, as far as is known */
-	bool is_noted;       /* the bound is what could be seen when it ended; otherwise, when that was found out */
+	bool was_prepared;   /* it ended some time after its last batch, when the bound could be seen */
 } open_tag;
 
 typedef struct place {
@@ -223,7 +223,7 @@ static void note_place(aidb_sequence sequence, uint64 position) {
 /* ---- Transactions that are to be decided ------------------------------------------------------------------ */
 
 /* What was visible when the transaction ended, as it has noted; 0 when there is no note. */
-static aidb_sequence noted_end(aidb_tag tag) {
+static aidb_sequence noted_end(aidb_tag tag, bool *was_prepared) {
 	aipg_shared *shared = aipg_shared_memory;
 	aidb_sequence found = 0;
 	uint64 count, first;
@@ -236,6 +236,7 @@ static aidb_sequence noted_end(aidb_tag tag) {
 
 		if (pg_atomic_read_u64(&ended->transaction) == tag) {
 			found = pg_atomic_read_u64(&ended->sequence);
+			*was_prepared = pg_atomic_read_u32(&ended->prepared) != 0;
 			break;
 		}
 	}
@@ -253,9 +254,8 @@ static bool is_decidable(open_tag *open, aidb_sequence upto) {
 		if (TransactionIdIsInProgress(xid_of(open->tag))) {
 			return false;
 		}
-		open->bound = noted_end(open->tag);
-		open->is_noted = open->bound != 0;
-		if (!open->is_noted) {
+		open->bound = noted_end(open->tag, &open->was_prepared);
+		if (open->bound == 0) {
 			open->bound = aidb_current_sequence(aipg_store());
 		}
 	}
@@ -337,7 +337,7 @@ static void append_decisions(response *to) {
 			flushed = true;
 		}
 		append_event(to, &(aipg_stream_event){.kind = committed ? AIPG_EVENT_COMMIT : AIPG_EVENT_ABORT,
-											  .sequence = open->is_noted ? open->bound : 0,
+											  .sequence = open->was_prepared ? open->bound : 0,
 											  .tag = open->tag});
 	}
 	session.open_count = left;

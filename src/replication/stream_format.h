@@ -46,8 +46,9 @@ typedef struct aipg_stream_head {
 
 typedef struct aipg_stream_event {
 	aipg_event_kind kind;
-	uint64_t
-		sequence; /* of a commit; of a decision, the newest commit that could be seen when it was made, 0: not known */
+	/* Of a commit. Of a decision about a transaction that was prepared for later, the newest commit that could be seen when it was
+	 * made; of others 0: they are decided right after their last batch. */
+	uint64_t sequence;
 	uint64_t tag;
 	aidb_slice operations; /* in the bytes that were read */
 } aipg_stream_event;
