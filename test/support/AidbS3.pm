@@ -2,7 +2,7 @@
 #
 #   my $s3 = AidbS3->start('bucket');
 #   local %ENV = (%ENV, $s3->environment);     # for programs that use it
-#   $s3->address;                              # 127.0.0.1:PORT
+#   $s3->address;                              # of loopback: HOST:PORT
 #   $s3->break; $s3->mend;                     # what keeps the objects is away: requests give 503
 package AidbS3;
 
@@ -19,12 +19,13 @@ END { $_->stop for @running }
 sub start {
 	my ($class, @buckets) = @_;
 	my $place = PostgreSQL::Test::Utils::tempdir();
+	my $log = "$PostgreSQL::Test::Utils::log_path/s3.log";
 	my $self = bless { place => $place, output => '' }, $class;
-	$self->{run} = IPC::Run::start([ '../../support/s3-server', $place, @buckets ], '<', \undef, '>', \$self->{output}, '2>>', "$PostgreSQL::Test::Utils::log_path/s3.log");
+	$self->{run} = IPC::Run::start([ '../../support/s3-server', $place, @buckets ], '<', \undef, '>', \$self->{output}, '2>>', $log);
 	push @running, $self;
-	my $until = time + 90;
+	my $until = time + 150;
 	while ($self->{output} !~ m{ready http://(\S+)\n}) {
-		die 'the S3 server does not come up' if time > $until;
+		die "the S3 server does not come up:\n" . PostgreSQL::Test::Utils::slurp_file($log) if time > $until or !$self->{run}->pumpable;
 		$self->{run}->pump_nb;
 		sleep 0.02;
 	}
