@@ -41,12 +41,13 @@ ENGINE_OBJECTS := $(call object,engine/base/*.c engine/host/*.c engine/format/*.
 FORMAT_OBJECTS := $(call object,src/replication/*_format.c)
 CLUSTER_OBJECTS := $(call object,cluster/placement/*.c cluster/control/*.c cluster/client/*.c cluster/programs/*.c)
 # Of it, what programs that use the cluster are linked with.
-CLIENT_OBJECTS := $(filter-out %/link.o,$(call object,cluster/client/*.c)) $(BUILD)/cluster/placement/slot.o
+CLIENT_OBJECTS := $(filter-out %/link.o,$(call object,cluster/client/*.c)) $(call object,cluster/placement/slot.c cluster/placement/slot_set.c)
 COORDINATOR := $(BUILD)/aidb_coordinator
 COORDINATOR_OBJECTS := $(call object,cluster/coordinator/*.c)
 ADMIN := $(BUILD)/aidb-admin
 ADMIN_OBJECTS := $(call object,cluster/admin/*.c)
 BACKUP_OBJECTS := $(call object,cluster/backup/*.c cluster/object_store/*.c)
+SCALING_OBJECTS := $(call object,cluster/scaling/*.c)
 STORAGE_LIBS := -lcurl -lxml2 -lcrypto -lzstd
 EXPORTER := $(BUILD)/aidb_exporter
 EXPORTER_OBJECTS := $(call object,cluster/exporter/*.c)
@@ -118,7 +119,7 @@ $(COORDINATOR_OBJECTS) $(ADMIN_OBJECTS): private CPPFLAGS += -DAIDB_BINDIR='"$(s
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(COMPILE) $(INCLUDES) $(if $(filter test/% fuzz/% src/%,$<),-Itest/support) $(if $(filter test/% fuzz/% src/% cluster/backup/% cluster/admin/%,$<),-Isrc) $(if $(filter $(SPEAKS_LIBPQ),$<),$(LIBPQ)) -MMD -MP -c -o $@ $<
+	$(COMPILE) $(INCLUDES) $(if $(filter test/% fuzz/% src/%,$<),-Itest/support) $(if $(filter test/% fuzz/% src/% cluster/backup/% cluster/scaling/% cluster/admin/%,$<),-Isrc) $(if $(filter $(SPEAKS_LIBPQ),$<),$(LIBPQ)) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libaidb.a: $(ENGINE_OBJECTS)
 	@rm -f $@
@@ -164,8 +165,8 @@ $(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
 $(COORDINATOR): $(COORDINATOR_OBJECTS) $(BUILD)/libaidb_cluster.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq $(LIBS)
 
-# Backups: the format of the stream is the extension's.
-$(BUILD)/libaidb_backup.a: $(BACKUP_OBJECTS) $(FORMAT_OBJECTS)
+# Backups, and slots that move: the format of the stream is the extension's.
+$(BUILD)/libaidb_backup.a: $(BACKUP_OBJECTS) $(SCALING_OBJECTS) $(FORMAT_OBJECTS)
 	@rm -f $@
 	$(AR) rcs $@ $^
 
@@ -191,7 +192,7 @@ $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 $(FUZZ_PROGRAMS): %: %.o $(BUILD)/libaidb_backup.a $(BUILD)/libaidb.a
 	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ -Wl,--as-needed $(STORAGE_LIBS) $(LIBS)
 
--include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(BACKUP_OBJECTS:.o=.d) $(COORDINATOR_OBJECTS:.o=.d) $(ADMIN_OBJECTS:.o=.d) $(EXPORTER_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
+-include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(BACKUP_OBJECTS:.o=.d) $(SCALING_OBJECTS:.o=.d) $(COORDINATOR_OBJECTS:.o=.d) $(ADMIN_OBJECTS:.o=.d) $(EXPORTER_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)
 
 # ---- Installing --------------------------------------------------------------------------------------------
 

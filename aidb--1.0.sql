@@ -197,6 +197,62 @@ CREATE FUNCTION clone_read(after bytea, max_bytes integer, OUT operations bytea,
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_clone_read';
 COMMENT ON FUNCTION clone_read(bytea, integer) IS 'rows of all AiDb tables of this database, for a new replica';
 
+-- Slots of sharded tables that are moved from one group of a cluster to another.
+
+CREATE FUNCTION closed_slots() RETURNS integer[]
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_closed_slots';
+COMMENT ON FUNCTION closed_slots() IS 'the slots of sharded tables that other groups keep';
+
+CREATE FUNCTION close_slots(slots integer[]) RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_close_slots';
+COMMENT ON FUNCTION close_slots(integer[]) IS 'refuse access to these slots: another group keeps them';
+
+CREATE FUNCTION open_slots(slots integer[]) RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_open_slots';
+COMMENT ON FUNCTION open_slots(integer[]) IS 'these slots are kept here';
+
+CREATE FUNCTION slots_mark(slots integer[]) RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_slots_mark';
+COMMENT ON FUNCTION slots_mark(integer[]) IS 'transactions that write to these slots can be waited for from then on; waits for those that run';
+
+CREATE FUNCTION slots_hold() RETURNS bigint
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_slots_hold';
+COMMENT ON FUNCTION slots_hold() IS 'let nobody write to the marked slots until aidb.slots_release(); returns the last commit';
+
+CREATE FUNCTION slots_release() RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_slots_release';
+COMMENT ON FUNCTION slots_release() IS 'undo aidb.slots_hold() and aidb.slots_mark()';
+
+CREATE FUNCTION slots_read(slots integer[], after bytea, max_bytes integer, OUT operations bytea, OUT "rows" bigint, OUT last bytea)
+RETURNS record
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_slots_read';
+COMMENT ON FUNCTION slots_read(integer[], bytea, integer) IS 'rows of these slots, for the group that is to have them';
+
+CREATE FUNCTION slots_write(operations bytea) RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_slots_write';
+COMMENT ON FUNCTION slots_write(bytea) IS 'write rows of closed slots';
+
+CREATE FUNCTION slots_sync() RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_slots_sync';
+COMMENT ON FUNCTION slots_sync() IS 'what aidb.slots_write() has written is durable';
+
+CREATE FUNCTION slots_digest(slots integer[], OUT "rows" bigint, OUT digest bigint, OUT sequence bigint) RETURNS record
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_slots_digest';
+COMMENT ON FUNCTION slots_digest(integer[]) IS 'a hash of all rows of these slots: the same where they are the same';
+
+CREATE FUNCTION slots_size(slots integer[], OUT "rows" bigint, OUT bytes bigint, OUT free_bytes bigint) RETURNS record
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_slots_size';
+COMMENT ON FUNCTION slots_size(integer[])
+IS 'about how many rows these slots have, and bytes in the store; how many bytes are free where the store is';
+
+CREATE FUNCTION table_index_id(name text) RETURNS bigint
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_table_index_id';
+COMMENT ON FUNCTION table_index_id(text) IS 'for routers: under which number the table is stored';
+
+CREATE FUNCTION slots_purge(slots integer[], max_rows integer) RETURNS bigint
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_slots_purge';
+COMMENT ON FUNCTION slots_purge(integer[], integer) IS 'remove rows of closed slots; returns how many there were, up to the limit';
+
 CREATE FUNCTION backup_start(OUT after bigint, OUT complete_at bigint, OUT store bigint, OUT epoch bigint, OUT at timestamptz)
 RETURNS record
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_backup_start';
@@ -279,13 +335,37 @@ CREATE TABLE node_group (
 	synchronous boolean NOT NULL,
 	wanted_id integer REFERENCES node,
 	allow_data_loss boolean NOT NULL DEFAULT false,
-	weight float8 NOT NULL DEFAULT 1 CHECK (weight BETWEEN 1 / 64.0 AND 64)
+	weight float8 NOT NULL DEFAULT 1 CHECK (weight BETWEEN 1 / 64.0 AND 64),
+	drained boolean NOT NULL DEFAULT false
 );
+COMMENT ON COLUMN node_group.drained IS 'it is to keep no slots';
 
 CREATE TABLE slot (
 	slot integer PRIMARY KEY,
 	group_id integer NOT NULL REFERENCES node_group
 );
+
+CREATE TABLE slot_move (
+	slot integer PRIMARY KEY REFERENCES slot,
+	source_id integer NOT NULL REFERENCES node_group,
+	target_id integer NOT NULL REFERENCES node_group,
+	step text NOT NULL DEFAULT 'begin',
+	moved boolean NOT NULL DEFAULT false,
+	started_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE slot_move IS 'slots that are on their way; moved: the new group has them, and the old one''s copy is still to be removed';
+
+CREATE TABLE slot_history (
+	finished_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	source text NOT NULL,
+	target text NOT NULL,
+	slots integer NOT NULL,
+	"rows" bigint NOT NULL,
+	bytes bigint NOT NULL,
+	seconds float8 NOT NULL,
+	hold_ms float8 NOT NULL
+);
+COMMENT ON TABLE slot_history IS 'moves of slots that are over; hold: for how long nobody could write to them';
 
 CREATE SEQUENCE index_id MINVALUE 2147483648 MAXVALUE 4294967295;
 
@@ -316,6 +396,8 @@ SELECT pg_catalog.pg_extension_config_dump('aidb.member', '');
 SELECT pg_catalog.pg_extension_config_dump('aidb.slot', '');
 SELECT pg_catalog.pg_extension_config_dump('aidb.index_id', '');
 SELECT pg_catalog.pg_extension_config_dump('aidb.event', '');
+SELECT pg_catalog.pg_extension_config_dump('aidb.slot_move', '');
+SELECT pg_catalog.pg_extension_config_dump('aidb.slot_history', '');
 
 CREATE FUNCTION announce() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -386,28 +468,108 @@ CREATE FUNCTION slot_placement(groups integer[], weights float8[]) RETURNS TABLE
 LANGUAGE C STRICT ROWS 256 AS 'MODULE_PATHNAME', 'router_sql_slot_placement';
 COMMENT ON FUNCTION slot_placement(integer[], float8[]) IS 'which of the groups is to keep each slot';
 
+CREATE FUNCTION has_tables() RETURNS boolean LANGUAGE sql STABLE AS $$
+	SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_table t JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
+		WHERE s.srvname = 'aidb_cluster')
+$$;
+COMMENT ON FUNCTION has_tables() IS 'whether the cluster has tables';
+
+CREATE FUNCTION prepare_primary(group_id integer) RETURNS bigint
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'router_sql_prepare_primary';
+COMMENT ON FUNCTION prepare_primary(integer) IS 'for aidb.add_group(): make the node of a new group its primary; returns the epoch';
+
+CREATE FUNCTION make_tables(group_id integer) RETURNS bigint
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'router_sql_make_tables';
+COMMENT ON FUNCTION make_tables(integer) IS 'for aidb.add_group(): make the tables of the cluster in a new group; returns how many';
+
+CREATE FUNCTION drop_tables(group_id integer) RETURNS bigint
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'router_sql_drop_tables';
+COMMENT ON FUNCTION drop_tables(integer) IS 'for aidb.remove_group(): drop the tables of the cluster in a group; returns how many';
+
+CREATE FUNCTION wanted_slots() RETURNS TABLE (slot integer, group_id integer) LANGUAGE sql STABLE AS $$
+	SELECT p.slot, p.group_id FROM (SELECT array_agg(g.group_id ORDER BY g.group_id) AS groups,
+		array_agg(g.weight ORDER BY g.group_id) AS weights FROM aidb.node_group g WHERE NOT g.drained) a,
+		aidb.slot_placement(a.groups, a.weights) p
+$$;
+COMMENT ON FUNCTION wanted_slots() IS 'which group is to keep each slot, by the weights of the groups';
+
+CREATE FUNCTION planned_moves() RETURNS TABLE (slot integer, source_id integer, target_id integer) LANGUAGE sql STABLE AS $$
+	SELECT s.slot, s.group_id, w.group_id FROM aidb.slot s JOIN aidb.wanted_slots() w USING (slot)
+	WHERE s.group_id <> w.group_id ORDER BY s.group_id, w.group_id, s.slot
+$$;
+COMMENT ON FUNCTION planned_moves() IS 'which slots are not where they are wanted: what aidb-admin rebalance moves';
+
 CREATE FUNCTION add_group(name text, "primary" text, synchronous boolean DEFAULT true, weight float8 DEFAULT 1) RETURNS integer
 LANGUAGE plpgsql STRICT AS $$
 DECLARE
 	node integer := aidb.node_of("primary");
 	made integer;
 BEGIN
+	PERFORM aidb.hold_definitions();
 	LOCK TABLE aidb.slot IN SHARE ROW EXCLUSIVE MODE;
-	IF EXISTS (SELECT FROM pg_catalog.pg_foreign_table t JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
-			WHERE s.srvname = 'aidb_cluster') THEN
-		RAISE object_not_in_prerequisite_state USING MESSAGE = 'cannot add a group to a cluster that has tables',
-			DETAIL = 'Rows of these tables would have to move to the new group.', HINT = 'Add all groups before the first table.';
-	END IF;
 	INSERT INTO aidb.node_group (name, primary_id, synchronous, weight)
 	VALUES (name, node, synchronous, weight) RETURNING group_id INTO made;
 	INSERT INTO aidb.member VALUES (node, made);
-	DELETE FROM aidb.slot;
-	INSERT INTO aidb.slot SELECT p.* FROM (SELECT array_agg(g.group_id ORDER BY g.group_id) AS groups,
-		array_agg(g.weight ORDER BY g.group_id) AS weights FROM aidb.node_group g) a, aidb.slot_placement(a.groups, a.weights) p;
+	IF aidb.has_tables() THEN
+		UPDATE aidb.node_group SET epoch = aidb.prepare_primary(made) WHERE group_id = made;
+		PERFORM aidb.make_tables(made);
+	ELSE
+		DELETE FROM aidb.slot;
+		INSERT INTO aidb.slot SELECT * FROM aidb.wanted_slots();
+	END IF;
 	RETURN made;
 END $$;
 COMMENT ON FUNCTION add_group(text, text, boolean, float8)
 IS 'make a group of one node, on which aidb.become_primary() has been called; synchronous: its commits wait for a standby';
+
+CREATE FUNCTION drain_group(name text, drained boolean DEFAULT true) RETURNS void LANGUAGE plpgsql STRICT AS $$
+DECLARE
+	of integer := aidb.group_of(name);
+BEGIN
+	IF drained AND NOT EXISTS (SELECT FROM aidb.node_group g WHERE g.group_id <> of AND NOT g.drained) THEN
+		RAISE object_not_in_prerequisite_state USING MESSAGE = format('group "%s" is the last that may keep slots', name),
+			HINT = 'Add another group first.';
+	END IF;
+	UPDATE aidb.node_group g SET drained = drain_group.drained WHERE g.group_id = of;
+	IF NOT aidb.has_tables() THEN
+		UPDATE aidb.slot s SET group_id = w.group_id FROM aidb.wanted_slots() w WHERE s.slot = w.slot AND s.group_id <> w.group_id;
+	END IF;
+END $$;
+COMMENT ON FUNCTION drain_group(text, boolean) IS 'let a group keep no slots: aidb-admin rebalance moves those that it has';
+
+CREATE FUNCTION remove_group(name text) RETURNS void LANGUAGE plpgsql STRICT AS $$
+DECLARE
+	of integer := aidb.group_of(name);
+	kept bigint;
+BEGIN
+	PERFORM aidb.hold_definitions();
+	LOCK TABLE aidb.slot IN SHARE ROW EXCLUSIVE MODE;
+	SELECT count(*) INTO kept FROM aidb.slot WHERE group_id = of;
+	IF kept > 0 THEN
+		RAISE object_in_use USING MESSAGE = format('group "%s" keeps %s slots', name, kept),
+			HINT = 'Move them to other groups with aidb-admin group drain.';
+	END IF;
+	IF EXISTS (SELECT FROM aidb.slot_move WHERE of IN (source_id, target_id)) THEN
+		RAISE object_in_use USING MESSAGE = format('slots are being moved from or to group "%s"', name),
+			HINT = 'See aidb.slot_move; what was broken off is finished by the coordinator.';
+	END IF;
+	PERFORM aidb.drop_tables(of);
+	DELETE FROM aidb.node_group WHERE group_id = of;
+END $$;
+COMMENT ON FUNCTION remove_group(text) IS 'forget a group that keeps no slots; its nodes stay known';
+
+CREATE FUNCTION record_move(slots integer[], source integer, target integer) RETURNS void LANGUAGE plpgsql STRICT AS $$
+DECLARE
+	changed integer;
+BEGIN
+	UPDATE aidb.slot SET group_id = target WHERE slot = ANY (slots) AND group_id = source;
+	GET DIAGNOSTICS changed = ROW_COUNT;
+	UPDATE aidb.slot_move SET moved = true, step = 'open' WHERE slot = ANY (slots) AND source_id = source AND target_id = target AND NOT moved;
+	IF NOT FOUND OR changed <> cardinality(slots) THEN
+		RAISE object_not_in_prerequisite_state USING MESSAGE = 'these slots are not being moved from that group';
+	END IF;
+END $$;
+COMMENT ON FUNCTION record_move(integer[], integer, integer) IS 'for aidb-admin: the slots are kept by another group from now on';
 
 CREATE FUNCTION check_locale(encoding text, collate_name text, ctype_name text) RETURNS void LANGUAGE plpgsql STRICT AS $$
 DECLARE
@@ -573,7 +735,8 @@ SELECT at, severity, group_name AS "group", node_name AS node, message FROM aidb
 REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remove_node(text), add_group(text, text, boolean, float8),
 	add_replica(text, text, text), remove_replica(text, text), failover(text, text, boolean),
 	group_compare_and_set(integer, bigint, bigint, integer, integer), lease(text, integer), announce(), announce_event(), map_changed(),
-	slot_placement(integer[], float8[]), finish_transactions(), catalog_script(), hold_definitions(), check_locale(text, text, text), partial_int2(int2),
+	has_tables(), prepare_primary(integer), make_tables(integer), drop_tables(integer), wanted_slots(), planned_moves(),
+	drain_group(text, boolean), remove_group(text), record_move(integer[], integer, integer), slot_placement(integer[], float8[]), finish_transactions(), catalog_script(), hold_definitions(), check_locale(text, text, text), partial_int2(int2),
 	partial_int4(int4), partial_int8(int8), partial_numeric(numeric), partial_float4(float4), partial_float8(float8),
 	partial_interval(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_handler() FROM PUBLIC;
@@ -602,6 +765,9 @@ REVOKE ALL ON FUNCTION stream_read(text, bigint, bigint, bigint, bigint[], integ
 REVOKE ALL ON FUNCTION stream_drop(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION stream_slots() FROM PUBLIC;
 REVOKE ALL ON FUNCTION clone_read(bytea, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION closed_slots(), close_slots(integer[]), open_slots(integer[]), slots_mark(integer[]), slots_hold(), slots_release(),
+	slots_read(integer[], bytea, integer), slots_write(bytea), slots_sync(), slots_digest(integer[]), slots_purge(integer[], integer),
+	slots_size(integer[]), table_index_id(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_start(), backup_files(), backup_read(text, bigint, integer), backup_stop(), restore_point(text),
 	store_id(), restore_begin(bigint, bigint, bigint), restore_apply(bytea), restore_finish() FROM PUBLIC;
 REVOKE ALL ON FUNCTION rows_get(bigint, bytea) FROM PUBLIC;

@@ -30,6 +30,7 @@
 #define AIPG_INDEX_DEFINITIONS 8
 #define AIPG_INDEX_POSITION 9
 #define AIPG_INDEX_IN_DOUBT 10
+#define AIPG_INDEX_SLOTS 11
 #define AIPG_FIRST_INDEX_ID 16 /* those below are reserved */
 #define AIPG_FIRST_CLUSTER_ID                                                                                          \
 	0x80000000u /* those from here on are given by the catalog of a cluster, to tables of all groups */

@@ -19,6 +19,7 @@
 #include "miscadmin.h"
 #include "row_cache.h"
 #include "shared.h"
+#include "table.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/float.h"
@@ -37,6 +38,7 @@ PG_FUNCTION_INFO_V1(aipg_sql_stats);
 PG_FUNCTION_INFO_V1(aipg_sql_durations);
 PG_FUNCTION_INFO_V1(aipg_sql_flush);
 PG_FUNCTION_INFO_V1(aipg_sql_give_index_id);
+PG_FUNCTION_INFO_V1(aipg_sql_table_index_id);
 PG_FUNCTION_INFO_V1(aipg_sql_health);
 
 /* ---- Arguments ------------------------------------------------------------------------------------------ */
@@ -441,6 +443,17 @@ Datum aipg_sql_give_index_id(PG_FUNCTION_ARGS) {
 	}
 	aipg_catalog_give_id((uint32)index_id);
 	PG_RETURN_VOID();
+}
+
+/* table_index_id(name) */
+Datum aipg_sql_table_index_id(PG_FUNCTION_ARGS) {
+	Oid relid = DatumGetObjectId(DirectFunctionCall1(regclassin, CStringGetDatum(text_to_cstring(PG_GETARG_TEXT_PP(0)))));
+	uint32 index_id;
+
+	if (!aipg_is_table(relid) || !aipg_catalog_lookup(relid, &index_id)) {
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("that is not an AiDb table")));
+	}
+	PG_RETURN_INT64((int64)index_id);
 }
 
 Datum aipg_sql_flush(PG_FUNCTION_ARGS) {

@@ -6,6 +6,7 @@
 #include "key_codec.h"
 #include "miscadmin.h"
 #include "placement/slot.h"
+#include "slots.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
 
@@ -274,18 +275,21 @@ static void add_range(aipg_key_ranges *ranges, aidb_slice prefix, const key_boun
 /* The prefixes are whole shard keys: each belongs to one slot. */
 static void set_slots(byte_strings *prefixes) {
 	for (int i = 0; i < prefixes->count; i++) {
-		aipg_table_set_slot((char *)prefixes->item[i].data, prefixes->item[i].size);
+		aipg_slots_check(aipg_table_set_slot((char *)prefixes->item[i].data, prefixes->item[i].size));
 	}
 	qsort(prefixes->item, prefixes->count, sizeof(aidb_slice), compare_items);
 }
 
-/* Rows with these prefixes are in any slot. */
+/* Rows with these prefixes are in any slot that is here. */
 static byte_strings in_all_slots(byte_strings prefixes) {
-	byte_strings all = {0, palloc(Max(prefixes.count, 1) * AIDB_SLOTS * sizeof(aidb_slice))};
+	byte_strings all = {0, NULL};
+	aidb_slot_set slots;
 
+	aipg_slots_to_scan(&slots);
+	all.item = palloc(Max((Size)prefixes.count * aidb_slot_set_count(&slots), 1) * sizeof(aidb_slice));
 	for (uint32 slot = 0; slot < AIDB_SLOTS; slot++) {
 		CHECK_FOR_INTERRUPTS();
-		for (int i = 0; i < prefixes.count; i++) {
+		for (int i = 0; i < prefixes.count && aidb_slot_set_has(&slots, slot); i++) {
 			aidb_slice copy = join_bytes(prefixes.item[i], (aidb_slice){"", 0});
 
 			aipg_key_set_slot((char *)copy.data, (uint16)(AIPG_FIRST_SHARD_SLOT + slot));

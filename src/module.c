@@ -23,6 +23,7 @@
 #include "row_cache.h"
 #include "settings.h"
 #include "shared.h"
+#include "slots.h"
 #include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "transaction.h"
@@ -53,6 +54,7 @@ static void shmem_request(void) {
 	aipg_durable_id_shmem_request();
 	aipg_guard_shmem_request();
 	aipg_role_shmem_request();
+	aipg_slots_shmem_request();
 	aipg_row_cache_shmem_request();
 }
 
@@ -67,6 +69,7 @@ static void shmem_startup(void) {
 	aipg_durable_id_shmem_startup();
 	aipg_guard_shmem_startup();
 	aipg_role_shmem_startup();
+	aipg_slots_shmem_startup();
 	aipg_row_cache_shmem_startup();
 }
 
@@ -148,6 +151,7 @@ void _PG_init(void) {
 		return; /* everything that needs shared memory says so when it is used */
 	}
 	aipg_settings_init();
+	aipg_slots_init();
 	install_hooks();
 	aipg_transaction_init();
 	aipg_wal_init();

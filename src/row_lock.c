@@ -6,6 +6,7 @@
 #include "lock_table.h"
 #include "miscadmin.h"
 #include "prepared.h"
+#include "slots.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -565,6 +566,7 @@ static request request_for(Oid relation, aidb_slice key, LockTupleMode mode) {
 	request wanted = {.relation = relation, .hash = hash_bytes_extended(key.data, (int)key.size, 0), .mode = mode};
 
 	wanted.index_id = aipg_key_index_id(key);
+	aipg_slots_enter(key);
 	return wanted;
 }
 

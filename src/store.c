@@ -13,6 +13,7 @@
 #include "role.h"
 #include "settings.h"
 #include "shared.h"
+#include "slots.h"
 #include "storage/ipc.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
@@ -156,6 +157,7 @@ aidb_db *aipg_store(void) {
 		aipg_raise(rc, "could not open the AiDb store");
 	}
 	aipg_role_load(store);
+	aipg_slots_start(store);
 	if (aipg_role_now() != AIPG_RESTORING) {
 		aipg_lineage_check(store);
 	}

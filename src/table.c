@@ -372,15 +372,16 @@ void aipg_table_key(const aipg_table *table, TupleTableSlot *slot, StringInfo ke
 		}
 		aipg_key_append(key, column->type, value);
 		if (i + 1 == table->shard_count) {
-			aipg_table_set_slot(key->data, (size_t)key->len);
+			(void)aipg_table_set_slot(key->data, (size_t)key->len);
 		}
 	}
 }
 
-void aipg_table_set_slot(char *key, size_t size) {
+uint32 aipg_table_set_slot(char *key, size_t size) {
 	uint32 slot = aidb_slot_of(key + AIPG_KEY_PREFIX_BYTES, size - AIPG_KEY_PREFIX_BYTES);
 
 	aipg_key_set_slot(key, (uint16)(AIPG_FIRST_SHARD_SLOT + slot));
+	return slot;
 }
 
 static bool may_read_key(const aipg_table *table) {

@@ -66,8 +66,8 @@ extern int aipg_table_shard_columns(Relation relation, int key_count);
 
 /* Builds the stored key of the row in `slot`. */
 extern void aipg_table_key(const aipg_table *table, TupleTableSlot *slot, StringInfo key);
-/* Puts the slot of a sharded table's row into its key, of which the shard key's columns are the first `size` bytes. */
-extern void aipg_table_set_slot(char *key, size_t size);
+/* Puts the slot of a sharded table's row into its key, of which the shard key's columns are the first `size` bytes, and returns it. */
+extern uint32 aipg_table_set_slot(char *key, size_t size);
 /* "(a, b)=(1, x)" for error details; "(a, b)=(...)" when the current user may not read the key columns. */
 extern char *aipg_table_key_text(const aipg_table *table, aidb_slice key);
 

@@ -12,6 +12,7 @@
 #include "admin/doctor.h"
 #include "admin/local.h"
 #include "admin/output.h"
+#include "admin/scaling.h"
 
 #define MAX_ARGUMENTS 3
 
@@ -31,7 +32,12 @@ static const char help[] =
 	"  node add NAME CONNINFO        makes a server known; AiDb has to be installed there\n"
 	"  node remove NAME\n"
 	"  group list\n"
-	"  group add NAME NODE           a group with this primary\n"
+	"  group add NAME NODE           a group with this primary; it gets slots by rebalance\n"
+	"  group drain NAME              moves all slots of the group to others; --dry-run\n"
+	"  group undrain NAME            it may have slots again\n"
+	"  group remove NAME             the group, which keeps no slots, is forgotten, and its tables are dropped\n"
+	"  rebalance [--dry-run]         moves slots to where the groups' weights want them, while all is in use;\n"
+	"                                --slots-per-move=N (16)\n"
 	"  replica add GROUP NODE        a standby: the node is copied, and follows the primary\n"
 	"  replica add GROUP NODE cache  a caching read node: it remembers rows\n"
 	"  replica remove GROUP NODE\n"
@@ -91,7 +97,15 @@ static const command commands[] = {
 	{.words = {"group", "add"},
 	 .arguments = 2,
 	 .sql = "SELECT aidb.add_group($1, $2)",
-	 .done = "the group is known; the coordinator makes its primary"},
+	 .done = "the group is known; if there are tables, give it slots with aidb-admin rebalance"},
+	{.words = {"group", "undrain"},
+	 .arguments = 1,
+	 .sql = "SELECT aidb.drain_group($1, false)",
+	 .done = "the group may have slots again: aidb-admin rebalance moves them"},
+	{.words = {"group", "remove"},
+	 .arguments = 1,
+	 .sql = "SELECT aidb.remove_group($1)",
+	 .done = "the group is forgotten; its nodes stay known"},
 	{.words = {"replica", "add"},
 	 .arguments = 2,
 	 .sql = "SELECT aidb.add_replica($1, $2)",
@@ -125,6 +139,7 @@ typedef struct options {
 	int watch_s;
 	aidb_local_options local;
 	aidb_backup_arguments backup;
+	unsigned slots_per_move;
 	const char *words[8];
 	int count;
 } options;
@@ -164,6 +179,8 @@ static int read_options(int count, char **arguments, options *given) {
 			given->local.bindir = at;
 		} else if (strncmp(at, "--watch=", 8) == 0 && atoi(at + 8) > 0) {
 			given->watch_s = atoi(at + 8);
+		} else if (strncmp(at, "--slots-per-move=", 17) == 0 && atoi(at + 17) > 0 && atoi(at + 17) <= 256) {
+			given->slots_per_move = (unsigned)atoi(at + 17);
 		} else if (aidb_backup_option(at, &given->backup)) {
 			continue;
 		} else if (strncmp(at, "--", 2) == 0) {
@@ -190,6 +207,22 @@ static const command *find_command(const options *given, int *first) {
 		}
 	}
 	return NULL;
+}
+
+/* What moves slots: the exit status; -1: the command is another one. */
+static int scale(const options *given) {
+	bool rebalances = given->count == 1 && strcmp(given->words[0], "rebalance") == 0;
+	bool drains = given->count == 3 && strcmp(given->words[0], "group") == 0 && strcmp(given->words[1], "drain") == 0;
+	aidb_scaling_arguments arguments = {.conninfo = given->conninfo,
+										.drain = drains && !given->backup.dry_run ? given->words[2] : NULL,
+										.dry_run = given->backup.dry_run,
+										.json = given->json,
+										.slots_per_move = given->slots_per_move};
+
+	if (!rebalances && !drains) {
+		return -1;
+	}
+	return given->conninfo != NULL ? aidb_scaling_run(&arguments) : usage("give --conninfo, or set AIDB_CLUSTER");
 }
 
 /* What is done to the coordinator of a directory of this machine. */
@@ -334,6 +367,10 @@ int main(int count, char **arguments) {
 	}
 	if (strcmp(given.words[0], "doctor") == 0 && given.count == 1) {
 		return aidb_doctor(given.conninfo != NULL ? given.conninfo : "", given.json);
+	}
+	status = scale(&given);
+	if (status >= 0) {
+		return status;
 	}
 	of = find_command(&given, &first);
 	if (of == NULL) {

@@ -16,6 +16,7 @@
 struct aidb_pool {
 	char *conninfo;
 	uint64_t epoch;
+	aidb_slot_set slots;
 	uint32_t limit;
 	pthread_mutex_t lock; /* of what follows */
 	pthread_cond_t given;
@@ -27,14 +28,14 @@ struct aidb_pool {
 	aidb_connection **idle; /* room for `limit` */
 };
 
-aidb_pool *aidb_pool_create(const char *conninfo, uint64_t epoch, uint32_t limit) {
+aidb_pool *aidb_pool_create(const aidb_pool_target *target, uint32_t limit) {
 	aidb_pool *pool = calloc(1, sizeof(*pool));
 	pthread_condattr_t monotonic;
 
 	if (pool == NULL) {
 		return NULL;
 	}
-	pool->conninfo = strdup(conninfo);
+	pool->conninfo = strdup(target->conninfo);
 	pool->idle = calloc(limit, sizeof(*pool->idle));
 	if (pool->conninfo == NULL || pool->idle == NULL) {
 		free(pool->conninfo);
@@ -42,7 +43,8 @@ aidb_pool *aidb_pool_create(const char *conninfo, uint64_t epoch, uint32_t limit
 		free(pool);
 		return NULL;
 	}
-	pool->epoch = epoch;
+	pool->epoch = target->epoch;
+	pool->slots = target->slots;
 	pool->limit = limit;
 	pool->holders = 1;
 	pthread_mutex_init(&pool->lock, NULL);
@@ -86,20 +88,23 @@ void aidb_pool_release(aidb_pool *pool) {
 	free(pool);
 }
 
-bool aidb_pool_is_for(const aidb_pool *pool, const char *conninfo, uint64_t epoch) {
-	return pool->epoch == epoch && strcmp(pool->conninfo, conninfo) == 0;
+bool aidb_pool_is_for(const aidb_pool *pool, const aidb_pool_target *target) {
+	return pool->epoch == target->epoch && memcmp(&pool->slots, &target->slots, sizeof(pool->slots)) == 0 &&
+		   strcmp(pool->conninfo, target->conninfo) == 0;
 }
 
 static aidb_connection *make_connection(const aidb_pool *pool) {
 	aidb_connection *made = calloc(1, sizeof(*made));
-	char settings[128];
+	char settings[256], slots[AIDB_SLOT_SET_DIGITS + 1];
 
 	if (made == NULL) {
 		return NULL;
 	}
+	aidb_slot_set_write(&pool->slots, slots);
 	snprintf(settings, sizeof(settings),
-			 "-c search_path=pg_catalog -c client_connection_check_interval=1000 -c aidb.expected_epoch=%" PRIu64,
-			 pool->epoch);
+			 "-c search_path=pg_catalog -c client_connection_check_interval=1000 -c aidb.expected_epoch=%" PRIu64
+			 " -c aidb.slots=%s",
+			 pool->epoch, slots);
 	made->pq = aidb_socket_start(pool->conninfo, settings);
 	made->polling = PGRES_POLLING_WRITING;
 	if (made->pq == NULL) {

@@ -9,11 +9,19 @@
 #include <stdint.h>
 
 #include "libpq-fe.h"
+#include "placement/slot_set.h"
 
 #define AIDB_POOL_STATEMENTS 512u /* that a connection can have prepared */
 #define AIDB_TOKEN_BYTES 48u
 
 typedef struct aidb_pool aidb_pool;
+
+/* Which node, and what it is to be. */
+typedef struct aidb_pool_target {
+	const char *conninfo;
+	uint64_t epoch;      /* of the primary; 0: any, of a node that is none */
+	aidb_slot_set slots; /* that scans go through */
+} aidb_pool_target;
 
 typedef struct aidb_connection {
 	PGconn *pq;
@@ -22,11 +30,11 @@ typedef struct aidb_connection {
 	char token[AIDB_TOKEN_BYTES];        /* that reads on it wait for */
 } aidb_connection;
 
-/* Epoch 0: any, of a node that is not a primary. NULL: out of memory. */
-aidb_pool *aidb_pool_create(const char *conninfo, uint64_t epoch, uint32_t limit);
+/* NULL: out of memory. */
+aidb_pool *aidb_pool_create(const aidb_pool_target *target, uint32_t limit);
 void aidb_pool_hold(aidb_pool *pool);
 void aidb_pool_release(aidb_pool *pool); /* the last one closes the idle connections; NULL is fine */
-bool aidb_pool_is_for(const aidb_pool *pool, const char *conninfo, uint64_t epoch);
+bool aidb_pool_is_for(const aidb_pool *pool, const aidb_pool_target *target);
 
 /* An idle connection, or a new one; waits for one that another thread has while there are too many. NULL: not by the deadline, or out
  * of memory. */

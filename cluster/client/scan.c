@@ -29,7 +29,9 @@ typedef struct scan {
 	size_t count;
 	size_t of_part[AIDB_MAX_GROUPS]; /* cursors that the parts are for */
 	unsigned char rows[8];           /* the parameter */
-	bool group_is_gone;
+	uint32_t placed_at[AIDB_SLOTS];  /* ids of groups, when the cursors were opened */
+	char *last;                      /* the key of the last row that was handed on; NULL: none was */
+	size_t last_size, last_capacity;
 } scan;
 
 /* ---- Pages ----------------------------------------------------------------------------------------------- */
@@ -38,15 +40,70 @@ static bool wants_page(const cursor *self) {
 	return !self->ended && (self->page == NULL || self->row == PQntuples(self->page));
 }
 
+static void close_cursors(scan *self) {
+	for (size_t i = 0; i < self->count; i++) {
+		PQclear(self->cursors[i].page);
+		free(self->cursors[i].lower);
+	}
+	free(self->cursors);
+	self->cursors = NULL;
+	self->count = 0;
+}
+
+/* The key that comes next after this one: that, and a zero. */
+static bool set_lower(cursor *self, const char *key, size_t size) {
+	char *lower = malloc(size + 1);
+
+	if (lower == NULL) {
+		return false;
+	}
+	memcpy(lower, key, size);
+	lower[size] = '\0';
+	free(self->lower);
+	self->lower = lower;
+	self->lower_size = size + 1;
+	return true;
+}
+
+/* One for each group, behind what has been handed on. */
+static bool open_cursors(scan *self, const aidb_topology *topology) {
+	self->cursors = calloc(topology->group_count, sizeof(*self->cursors));
+	self->count = self->cursors != NULL ? topology->group_count : 0;
+	for (size_t i = 0; i < self->count; i++) {
+		self->cursors[i] = (cursor){.group_id = topology->groups[i].id, .page_rows = FIRST_PAGE_ROWS};
+		if (self->last != NULL && !set_lower(&self->cursors[i], self->last, self->last_size)) {
+			return false;
+		}
+	}
+	for (uint32_t slot = 0; slot < AIDB_SLOTS; slot++) {
+		self->placed_at[slot] = topology->groups[topology->group_of_slot[slot]].id;
+	}
+	return self->cursors != NULL;
+}
+
+/* A group's pages have rows of the slots that it had then: with other slots, all groups are asked again. */
+static bool is_of(const scan *self, const aidb_topology *topology) {
+	for (uint32_t slot = 0; slot < AIDB_SLOTS; slot++) {
+		if (self->placed_at[slot] != topology->groups[topology->group_of_slot[slot]].id) {
+			return false;
+		}
+	}
+	return self->count > 0;
+}
+
 static bool plan(void *argument, aidb_topology *topology, aidb_part *parts, size_t *count) {
 	scan *self = argument;
 
+	if (!is_of(self, topology)) {
+		close_cursors(self);
+		if (!open_cursors(self, topology)) {
+			return false;
+		}
+	}
 	for (size_t i = 0; i < self->count; i++) {
 		const aidb_client_group *group = aidb_topology_group(topology, self->cursors[i].group_id);
 
-		if (group == NULL) {
-			self->group_is_gone = true;
-		} else if (wants_page(&self->cursors[i])) {
+		if (group != NULL && wants_page(&self->cursors[i])) {
 			self->of_part[group - topology->groups] = i;
 			parts[(*count)++] = (aidb_part){.group = (uint32_t)(group - topology->groups), .chunk_count = 1};
 		}
@@ -77,21 +134,11 @@ static bool parameters(void *argument, const aidb_part *part, size_t chunk, cons
 	return true;
 }
 
-/* The key that comes next after the last one of the page: that, and a zero. */
+/* Behind the last one of the page. */
 static bool advance_lower(cursor *self) {
 	int last = PQntuples(self->page) - 1;
-	size_t size = (size_t)PQgetlength(self->page, last, 0);
-	char *lower = malloc(size + 1);
 
-	if (lower == NULL) {
-		return false;
-	}
-	memcpy(lower, PQgetvalue(self->page, last, 0), size);
-	lower[size] = '\0';
-	free(self->lower);
-	self->lower = lower;
-	self->lower_size = size + 1;
-	return true;
+	return set_lower(self, PQgetvalue(self->page, last, 0), (size_t)PQgetlength(self->page, last, 0));
 }
 
 /* So many rows as are likely to come to PAGE_BYTES. */
@@ -132,12 +179,8 @@ static aidb_client_status fetch(scan *self) {
 		.plan = plan,
 		.argument = self,
 	};
-	aidb_client_status status =
-		aidb_operation_run(&operation, aidb_socket_now_ms() + aidb_client_timeout_ms(self->space->client));
 
-	return status == AIDB_CLIENT_OK && self->group_is_gone
-			   ? aidb_client_fail(AIDB_CLIENT_REFUSED, "a group has left the cluster during the scan; begin anew")
-			   : status;
+	return aidb_operation_run(&operation, aidb_socket_now_ms() + aidb_client_timeout_ms(self->space->client));
 }
 
 /* ---- Merging --------------------------------------------------------------------------------------------- */
@@ -171,17 +214,35 @@ static cursor *find_least(const scan *self, bool *fetch_first) {
 	return least;
 }
 
+/* The row is handed on: a scan that has to ask anew goes on behind it. */
+static bool note_last(scan *self, aidb_client_bytes key) {
+	if (self->last == NULL || key.size > self->last_capacity) {
+		char *larger = realloc(self->last, 2 * key.size + 1);
+
+		if (larger == NULL) {
+			return false;
+		}
+		self->last = larger;
+		self->last_capacity = 2 * key.size + 1;
+	}
+	memcpy(self->last, key.data, key.size);
+	self->last_size = key.size;
+	return true;
+}
+
 static aidb_client_status merge(scan *self, aidb_client_row row, void *argument) {
 	aidb_client_status status = AIDB_CLIENT_OK;
-	bool fetch_first, more = true;
+	bool fetch_first = true, more = true;
 
 	while (more && status == AIDB_CLIENT_OK) {
-		cursor *least = find_least(self, &fetch_first);
+		cursor *least = self->count == 0 ? NULL : find_least(self, &fetch_first);
 
 		if (fetch_first) {
 			status = fetch(self);
 		} else if (least == NULL) {
 			break;
+		} else if (!note_last(self, column(least, 0))) {
+			status = aidb_client_fail(AIDB_CLIENT_NO_MEMORY, "out of memory");
 		} else {
 			more = row(argument, column(least, 0), column(least, 1)) && self->limit != 1;
 			self->limit -= self->limit > 0 ? 1 : 0;
@@ -189,18 +250,6 @@ static aidb_client_status merge(scan *self, aidb_client_row row, void *argument)
 		}
 	}
 	return status;
-}
-
-static bool open_cursors(scan *self) {
-	aidb_topology *topology = aidb_client_hold(self->space->client);
-
-	self->cursors = calloc(topology->group_count, sizeof(*self->cursors));
-	self->count = self->cursors != NULL ? topology->group_count : 0;
-	for (size_t i = 0; i < self->count; i++) {
-		self->cursors[i] = (cursor){.group_id = topology->groups[i].id, .page_rows = FIRST_PAGE_ROWS};
-	}
-	aidb_client_let_go(self->space->client, topology);
-	return self->cursors != NULL;
 }
 
 aidb_client_status aidb_client_scan(aidb_client_space *space, aidb_client_bytes lower, aidb_client_bytes upper,
@@ -211,12 +260,8 @@ aidb_client_status aidb_client_scan(aidb_client_space *space, aidb_client_bytes 
 	if (space == NULL || row == NULL || (lower.data == NULL && lower.size > 0)) {
 		return aidb_client_fail(AIDB_CLIENT_INVALID, "a scan needs a key space and a function that takes its rows");
 	}
-	status =
-		open_cursors(&self) ? merge(&self, row, argument) : aidb_client_fail(AIDB_CLIENT_NO_MEMORY, "out of memory");
-	for (size_t i = 0; i < self.count; i++) {
-		PQclear(self.cursors[i].page);
-		free(self.cursors[i].lower);
-	}
-	free(self.cursors);
+	status = merge(&self, row, argument);
+	close_cursors(&self);
+	free(self.last);
 	return status;
 }

@@ -14,12 +14,12 @@
 	" JOIN aidb.node_group g USING (group_id) WHERE n.node_id <> g.primary_id AND n.state = 'up' ORDER BY n.node_id"
 #define READ_SLOTS "SELECT slot, group_id FROM aidb.slot ORDER BY slot"
 
-static aidb_pool *pool_of_group(const aidb_client_group *group, const char *conninfo, uint64_t epoch) {
-	if (aidb_pool_is_for(group->pool, conninfo, epoch)) {
+static aidb_pool *pool_of_group(const aidb_client_group *group, const aidb_pool_target *target) {
+	if (aidb_pool_is_for(group->pool, target)) {
 		return group->pool;
 	}
 	for (uint32_t i = 0; i < group->replica_count; i++) {
-		if (aidb_pool_is_for(group->replicas[i].pool, conninfo, epoch)) {
+		if (aidb_pool_is_for(group->replicas[i].pool, target)) {
 			return group->replicas[i].pool;
 		}
 	}
@@ -27,31 +27,40 @@ static aidb_pool *pool_of_group(const aidb_client_group *group, const char *conn
 }
 
 /* A pool of the former topology that is good for this node, or a new one. */
-static aidb_pool *pool_for(const aidb_topology *former, const char *conninfo, uint64_t epoch, uint32_t limit) {
+static aidb_pool *pool_for(const aidb_topology *former, const aidb_pool_target *target, uint32_t limit) {
 	for (uint32_t i = 0; former != NULL && i < former->group_count; i++) {
-		aidb_pool *pool = pool_of_group(&former->groups[i], conninfo, epoch);
+		aidb_pool *pool = pool_of_group(&former->groups[i], target);
 
 		if (pool != NULL) {
 			aidb_pool_hold(pool);
 			return pool;
 		}
 	}
-	return aidb_pool_create(conninfo, epoch, limit);
+	return aidb_pool_create(target, limit);
 }
 
-static bool take_groups(aidb_topology *topology, const PGresult *result, uint32_t limit, const aidb_topology *former) {
+static void take_groups(aidb_topology *topology, const PGresult *result) {
 	for (int row = 0; row < PQntuples(result) && topology->group_count < AIDB_MAX_GROUPS; row++) {
-		aidb_client_group *group = &topology->groups[topology->group_count];
+		aidb_client_group *group = &topology->groups[topology->group_count++];
 
 		group->id = (uint32_t)strtoul(PQgetvalue(result, row, 0), NULL, 10);
 		snprintf(group->name, sizeof(group->name), "%s", PQgetvalue(result, row, 2));
 		snprintf(group->node, sizeof(group->node), "%s", PQgetvalue(result, row, 3));
-		group->pool =
-			pool_for(former, PQgetvalue(result, row, 4), strtoull(PQgetvalue(result, row, 1), NULL, 10), limit);
+	}
+}
+
+/* To the primaries, once it is known which slots each has. */
+static bool make_pools(aidb_topology *topology, const PGresult *groups, uint32_t limit, const aidb_topology *former) {
+	for (uint32_t i = 0; i < topology->group_count; i++) {
+		aidb_client_group *group = &topology->groups[i];
+		aidb_pool_target target = {.conninfo = PQgetvalue(groups, (int)i, 4),
+								   .epoch = strtoull(PQgetvalue(groups, (int)i, 1), NULL, 10),
+								   .slots = group->slots};
+
+		group->pool = pool_for(former, &target, limit);
 		if (group->pool == NULL) {
 			return false;
 		}
-		topology->group_count++;
 	}
 	return true;
 }
@@ -62,12 +71,14 @@ static bool take_replicas(aidb_topology *topology, const PGresult *result, uint3
 		aidb_client_group *group =
 			aidb_topology_group(topology, (uint32_t)strtoul(PQgetvalue(result, row, 0), NULL, 10));
 		aidb_client_replica replica = {.is_cache = strcmp(PQgetvalue(result, row, 1), "cache") == 0};
+		aidb_pool_target target = {.conninfo = PQgetvalue(result, row, 2)};
 
 		if (group == NULL || group->replica_count == AIDB_MAX_REPLICAS) {
 			continue;
 		}
+		target.slots = group->slots;
 		snprintf(replica.node, sizeof(replica.node), "%s", PQgetvalue(result, row, 3));
-		replica.pool = pool_for(former, PQgetvalue(result, row, 2), 0, limit);
+		replica.pool = pool_for(former, &target, limit);
 		if (replica.pool == NULL) {
 			return false;
 		}
@@ -85,17 +96,19 @@ aidb_client_group *aidb_topology_group(aidb_topology *topology, uint32_t id) {
 	return NULL;
 }
 
+
 /* False: not every slot has a group. */
 static bool take_slots(aidb_topology *topology, const PGresult *result) {
 	uint32_t placed = 0;
 
 	for (int row = 0; row < PQntuples(result); row++) {
 		unsigned long slot = strtoul(PQgetvalue(result, row, 0), NULL, 10);
-		const aidb_client_group *group =
+		aidb_client_group *group =
 			aidb_topology_group(topology, (uint32_t)strtoul(PQgetvalue(result, row, 1), NULL, 10));
 
 		if (slot < AIDB_SLOTS && group != NULL) {
 			topology->group_of_slot[slot] = (uint16_t)(group - topology->groups);
+			aidb_slot_set_add(&group->slots, (uint32_t)slot);
 			placed++;
 		}
 	}
@@ -138,15 +151,12 @@ static bool fill(aidb_topology *topology, const catalog *read, uint32_t limit, c
 		*error = strdup("the cluster has no group; see aidb.add_group()");
 		return false;
 	}
-	if (!take_groups(topology, read->groups, limit, former) ||
-		!take_replicas(topology, read->replicas, limit, former)) {
-		return false;
-	}
+	take_groups(topology, read->groups);
 	if (!take_slots(topology, read->slots)) {
 		*error = strdup("the catalog does not place all slots");
 		return false;
 	}
-	return true;
+	return make_pools(topology, read->groups, limit, former) && take_replicas(topology, read->replicas, limit, former);
 }
 
 static aidb_topology *make(const catalog *read, uint32_t limit, const aidb_topology *former, char **error) {

@@ -9,7 +9,7 @@
 
 #include "client/pool.h"
 #include "placement/ring.h"
-#include "placement/slot.h"
+#include "placement/slot_set.h"
 
 #define AIDB_NAME_BYTES 64
 #define AIDB_MAX_REPLICAS 8u /* of a group, that are made use of */
@@ -25,6 +25,7 @@ typedef struct aidb_client_group {
 	char name[AIDB_NAME_BYTES];
 	char node[AIDB_NAME_BYTES]; /* its primary */
 	aidb_pool *pool;            /* of that */
+	aidb_slot_set slots;        /* that the group keeps */
 	uint32_t replica_count;
 	aidb_client_replica replicas[AIDB_MAX_REPLICAS]; /* that are up */
 } aidb_client_group;

@@ -12,7 +12,8 @@
 /* A statement whose client has gone away ends within a second. */
 #define NODE_SETTINGS                                                                                                  \
 	"-c search_path=pg_catalog -c timezone=GMT -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=1 "    \
-	"-c client_connection_check_interval=1000 -c aidb.expected_epoch=" INT64_FORMAT
+	"-c client_connection_check_interval=1000 -c aidb.expected_epoch=" INT64_FORMAT    \
+	" -c aidb.slots=%s"
 
 char *router_connection_error(PGconn *connection) {
 	char *message = pchomp(PQerrorMessage(connection));
@@ -78,8 +79,11 @@ static PGconn *start(const char *conninfo, const char *settings, int timeout_ms,
 }
 
 PGconn *router_connect(const router_group *group, int timeout_ms, char **error) {
-	char *settings = psprintf(NODE_SETTINGS, group->epoch);
-	PGconn *connection = start(group->conninfo, settings, timeout_ms, error);
+	char slots[AIDB_SLOT_SET_DIGITS + 1];
+	PGconn *connection;
+
+	aidb_slot_set_write(&group->slots, slots);
+	connection = start(group->conninfo, psprintf(NODE_SETTINGS, group->epoch, slots), timeout_ms, error);
 
 	if (connection != NULL && (PQsetnonblocking(connection, 1) != 0 || PQenterPipelineMode(connection) != 1)) {
 		*error = router_connection_error(connection);

@@ -10,6 +10,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "commands/sequence.h"
+#include "executor/spi.h"
 #include "ddl_create.h"
 #include "foreign/foreign.h"
 #include "mb/pg_wchar.h"
@@ -25,12 +26,16 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
 #include "utils/syscache.h"
 #include "utils/xid8.h"
 
 PG_FUNCTION_INFO_V1(router_sql_finish_transactions);
+PG_FUNCTION_INFO_V1(router_sql_prepare_primary);
+PG_FUNCTION_INFO_V1(router_sql_make_tables);
+PG_FUNCTION_INFO_V1(router_sql_drop_tables);
 
 /* A lock that a restore point of the whole cluster takes alone: aidb.hold_definitions(). */
 #define DEFINITIONS_LOCK INT64CONST(7017294236571234560)
@@ -313,27 +318,24 @@ void router_ddl_init(void) {
 	object_access_hook = access_object;
 }
 
-/* ---- What a crash has left --------------------------------------------------------------------------------- */
+/* ---- Groups that come and go ------------------------------------------------------------------------------- */
 
-/* Names of prepared transactions, as they come. */
-typedef struct found_names {
+/* The first column of the answers. */
+typedef struct answers {
 	router_stream stream; /* first: its address is this one's */
-	List *names;
-} found_names;
+	List *values;
+} answers;
 
-static void note_name(router_stream *stream, const PGresult *row) {
-	found_names *found = (found_names *)stream;
+static void note_answer(router_stream *stream, const PGresult *row) {
+	answers *of = (answers *)stream;
 
-	found->names = lappend(found->names, pstrdup(PQgetvalue(row, 0, 0)));
+	of->values = lappend(of->values, pstrdup(PQgetvalue(row, 0, 0)));
 }
 
-static List *find_prepared(router_session *session, const char *prefix) {
-	found_names found = {.stream = {.deliver = note_name}};
-	router_stream *stream = &found.stream;
-	router_statement query = {
-		.sql = psprintf("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()"
-						" AND pg_catalog.starts_with(gid, %s) LIMIT %d",
-						quote_literal_cstr(prefix), MAX_FOUND)};
+static List *ask(router_session *session, char *sql) {
+	answers all = {.stream = {.deliver = note_answer}};
+	router_stream *stream = &all.stream;
+	router_statement query = {.sql = sql};
 
 	router_query(session, &query, false, stream);
 	while (stream->session != NULL) {
@@ -341,7 +343,114 @@ static List *find_prepared(router_session *session, const char *prefix) {
 			router_streams_wait(&stream, 1);
 		}
 	}
-	return found.names;
+	if (stream->lost) {
+		router_report_loss(session, "It did not answer.");
+	}
+	return all.values;
+}
+
+static const router_group *group_argument(FunctionCallInfo fcinfo) {
+	const router_group *group;
+
+	CommandCounterIncrement();
+	router_map_forget(); /* the group may be this transaction's own */
+	group = router_map_group(router_map_get(), PG_GETARG_INT32(0));
+	if (group == NULL) {
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("there is no group %d", PG_GETARG_INT32(0))));
+	}
+	return group;
+}
+
+/* prepare_primary(group) → the epoch: that which the node has been in before, if it has */
+Datum router_sql_prepare_primary(PG_FUNCTION_ARGS) {
+	const router_group *group = group_argument(fcinfo);
+	router_session *session = router_session_open(group);
+	char *epoch = linitial(ask(session, "SELECT greatest(epoch, 1) FROM aidb.node_status()"));
+
+	(void)ask(session, psprintf("SELECT aidb.become_primary(%s)", epoch));
+	PG_RETURN_INT64(strtoll(epoch, NULL, 10));
+}
+
+/* All tables of the cluster in this database. */
+static List *cluster_tables(void) {
+	List *tables = NIL;
+
+	SPI_connect();
+	if (SPI_execute("SELECT t.ftrelid FROM pg_catalog.pg_foreign_table t JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver"
+					" WHERE s.srvname = 'aidb_cluster' ORDER BY 1",
+					true, 0) != SPI_OK_SELECT) {
+		elog(ERROR, "could not read which tables the cluster has");
+	}
+	for (uint64 i = 0; i < SPI_processed; i++) {
+		bool null;
+		Oid relid = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &null));
+		MemoryContext caller = MemoryContextSwitchTo(CurTransactionContext);
+
+		tables = lappend_oid(tables, relid);
+		MemoryContextSwitchTo(caller);
+	}
+	SPI_finish();
+	return tables;
+}
+
+/* Under the number that other groups store it by. */
+static void make_table_on(int group_id, const router_group *like, Oid relid) {
+	Relation relation = table_open(relid, AccessShareLock);
+	const aipg_table *table = router_table_describe(relation);
+	const char *name = router_table_name(relid);
+	char *index_id = linitial(
+		ask(router_session_open(like), psprintf("SELECT aidb.table_index_id(%s)", quote_literal_cstr(name))));
+	const char *statements[] = {
+		check_locale(),
+		psprintf("CREATE SCHEMA IF NOT EXISTS %s", quote_identifier(get_namespace_name(RelationGetNamespace(relation)))),
+		psprintf("SELECT aidb.give_index_id(%s)", index_id), create_statement(relation, table)};
+
+	table_close(relation, NoLock);
+	for (size_t i = 0; i < lengthof(statements); i++) {
+		execute_on(router_map_group(router_map_get(), group_id), statements[i]);
+	}
+}
+
+/* make_tables(group) → how many */
+Datum router_sql_make_tables(PG_FUNCTION_ARGS) {
+	const router_group *group = group_argument(fcinfo);
+	const router_map *map = router_map_get();
+	const router_group *like = &map->groups[map->group_of_slot[0]];
+	int group_id = group->id, like_id = like->id;
+	List *tables = cluster_tables();
+	ListCell *cell;
+
+	if (group_id == like_id) {
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("the group has the tables already")));
+	}
+	router_commit_in_two_phases();
+	foreach(cell, tables) {
+		make_table_on(group_id, router_map_group(router_map_get(), like_id), lfirst_oid(cell));
+	}
+	PG_RETURN_INT64(list_length(tables));
+}
+
+/* drop_tables(group) → how many */
+Datum router_sql_drop_tables(PG_FUNCTION_ARGS) {
+	int group_id = group_argument(fcinfo)->id;
+	List *tables = cluster_tables();
+	ListCell *cell;
+
+	router_commit_in_two_phases();
+	foreach(cell, tables) {
+		execute_on(router_map_group(router_map_get(), group_id),
+				   psprintf("DROP FOREIGN TABLE IF EXISTS %s", router_table_name(lfirst_oid(cell))));
+	}
+	PG_RETURN_INT64(list_length(tables));
+}
+
+/* ---- What a crash has left --------------------------------------------------------------------------------- */
+
+/* Names of prepared transactions. */
+static List *find_prepared(router_session *session, const char *prefix) {
+	return ask(session, psprintf("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()"
+								 " AND pg_catalog.starts_with(gid, %s) LIMIT %d",
+								 quote_literal_cstr(prefix), MAX_FOUND));
 }
 
 /* "COMMIT" or "ROLLBACK", as the transaction here has ended; NULL while it has not. */

@@ -143,6 +143,7 @@ static int64 execute_on_groups(direct_state *state, ExprContext *context) {
 	const router_map *map = router_map_get();
 	Bitmapset *groups = router_groups_of(map, state->table, state->plan.conditions, state->plan.condition_count,
 										 state->shard_key, context);
+	uint64 placement = map->placement;
 	int *ids = palloc((Size)map->group_count * sizeof(int));
 	router_statement statement = {state->plan.sql, state->encoder->count, state->encoder->types,
 								  router_encode_all(state->encoder, state->parameters, context), state->plan.prepare};
@@ -154,11 +155,14 @@ static int64 execute_on_groups(direct_state *state, ExprContext *context) {
 		ids[count++] = map->groups[i].id;
 	}
 	for (i = 0; i < count; i++) {
-		const router_group *group = router_map_group(router_map_get(), ids[i]);
+		const router_group *group;
 
+		router_map_check_placement(placement);
+		group = router_map_group(router_map_get(), ids[i]);
 		if (group != NULL) {
 			router_session *session = router_session_open(group);
 
+			router_map_check_placement(placement);
 			router_session_check_write(session);
 			changed += router_execute(session, &statement);
 		}

@@ -33,6 +33,10 @@ static MemoryContext map_context;
 static bool is_current;
 static Oid slot_table; /* whose invalidation stands for that of the map */
 
+/* Where slots were when the map was read last: ids of groups. */
+static int placed_at[AIDB_SLOTS];
+static uint64 placement;
+
 /* ---- Invalidation ----------------------------------------------------------------------------------------- */
 
 static Oid find_slot_table(void) {
@@ -132,21 +136,40 @@ static void read_readers(router_map *into) {
 
 static void read_slots(router_map *into) {
 	uint64 placed = 0;
+	bool moved = false;
 
 	run(READ_SLOTS);
 	for (uint64 i = 0; i < SPI_processed; i++) {
 		int slot = DatumGetInt32(column(i, 1));
-		const router_group *group = router_map_group(into, DatumGetInt32(column(i, 2)));
+		router_group *group = (router_group *)router_map_group(into, DatumGetInt32(column(i, 2)));
 
 		if (slot >= 0 && slot < (int)AIDB_SLOTS && group != NULL) {
 			into->group_of_slot[slot] = (int)(group - into->groups);
+			aidb_slot_set_add(&group->slots, (uint32)slot);
+			moved = moved || placed_at[slot] != group->id;
+			placed_at[slot] = group->id;
 			placed++;
 		}
 	}
 	if (placed != AIDB_SLOTS) {
 		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
 						errmsg("the cluster's catalog places %d of %d slots", (int)placed, (int)AIDB_SLOTS),
-						errhint("Table aidb.slot is written by aidb.add_group() alone.")));
+						errhint("Table aidb.slot is written by aidb.add_group() and aidb-admin alone.")));
+	}
+	placement += moved ? 1 : 0;
+	into->placement = placement;
+}
+
+void router_map_raise_moved(const char *detail) {
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access: rows have moved to another group of the cluster"),
+			 detail != NULL ? errdetail_internal("%s", detail) : 0, errhint("The transaction might succeed if retried.")));
+}
+
+void router_map_check_placement(uint64 begun_with) {
+	if (router_map_get()->placement != begun_with) {
+		router_map_raise_moved(NULL);
 	}
 }
 

@@ -8,7 +8,7 @@
 #include "postgres.h"
 
 #include "placement/ring.h"
-#include "placement/slot.h"
+#include "placement/slot_set.h"
 
 /* A replica of a group that may be read from. */
 typedef struct router_reader {
@@ -23,11 +23,13 @@ typedef struct router_group {
 	char name[NAMEDATALEN];
 	char node[NAMEDATALEN]; /* its primary */
 	char *conninfo;         /* of that */
+	aidb_slot_set slots;    /* that the group keeps */
 	int reader_count;       /* of its replicas, those that are up */
 	router_reader *readers;
 } router_group;
 
 typedef struct router_map {
+	uint64 placement; /* another number when a slot is kept by another group than before */
 	int group_count; /* by id, ascending */
 	router_group *groups;
 	int group_of_slot[AIDB_SLOTS]; /* index into groups */
@@ -37,6 +39,9 @@ typedef struct router_map {
 extern const router_map *router_map_get(void);
 /* The group of this id in it; NULL when there is none any more. */
 extern const router_group *router_map_group(const router_map *map, int id);
+/* For a statement that has begun with this placement: raises 40001 when slots have moved since, so that it would miss rows or see them twice. */
+extern void router_map_check_placement(uint64 placement);
+extern void router_map_raise_moved(const char *detail) pg_attribute_noreturn();
 /* Has the next call read the catalog again: what the map says has turned out to be wrong. */
 extern void router_map_forget(void);
 

@@ -262,10 +262,13 @@ void router_begin(router_session *session) {
 /* ---- Receiving -------------------------------------------------------------------------------------------- */
 
 /* An error of which another attempt may not hear: the node is not the primary (any more), or is being shut down. */
-static bool is_about_node(const router_session *session, int sqlstate) {
+static bool is_about_node(router_session *session, int sqlstate) {
 	if (session->is_reader &&
 		(sqlstate == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE || sqlstate == ERRCODE_UNDEFINED_TABLE)) {
 		return true; /* a replica that is not as far */
+	}
+	if (sqlstate == AIPG_ERRCODE_STALE_MAP) {
+		return session->is_reader || is_repeatable(session);
 	}
 	return sqlstate == AIPG_ERRCODE_WRONG_EPOCH || sqlstate == ERRCODE_ADMIN_SHUTDOWN ||
 		   sqlstate == ERRCODE_CRASH_SHUTDOWN || sqlstate == ERRCODE_CANNOT_CONNECT_NOW ||
@@ -277,6 +280,10 @@ static void take_error(router_session *session, const char *sql) {
 	if (is_about_node(session, sqlstate_of(session))) {
 		router_lose(session, pchomp(PQresultErrorMessage(session->result)));
 	} else if (!session->draining) {
+		if (sqlstate_of(session) == AIPG_ERRCODE_STALE_MAP) {
+			router_map_forget();
+			router_map_raise_moved(field(session, PG_DIAG_MESSAGE_PRIMARY));
+		}
 		report_result(session, sql != NULL ? sql : "");
 	}
 }

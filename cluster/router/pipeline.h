@@ -47,6 +47,7 @@ typedef struct router_entry {
 struct router_session {
 	int group_id;
 	int64 epoch;
+	aidb_slot_set slots; /* that the node takes to be its own in scans */
 	char group[NAMEDATALEN];
 	char node[NAMEDATALEN];
 	char *conninfo;

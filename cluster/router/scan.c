@@ -63,6 +63,9 @@ struct scan_state {
 	binaryheap *heap; /* of sources with a current row; NULL: not merged, or not begun */
 	source *last;     /* whose row was handed on last, of those that are merged */
 	TimestampTz lost_since;
+	uint64 placement; /* with which it has begun */
+	bool moved;       /* slots are elsewhere since: it has to begin anew */
+	bool delivered;   /* a row was handed on */
 	char *groups; /* that were asked, for EXPLAIN */
 };
 
@@ -212,6 +215,10 @@ static void send_again(source *to) {
 		state->lost_since = GetCurrentTimestamp();
 	}
 	router_retry(to->group_id, state->lost_since);
+	state->moved = router_map_get()->placement != state->placement;
+	if (state->moved) {
+		return;
+	}
 	group = router_map_group(router_map_get(), to->group_id);
 	if (group == NULL) {
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("a group of the cluster was removed meanwhile")));
@@ -269,6 +276,8 @@ static void start(ForeignScanState *node) {
 										 state->shard_key, context);
 	int i = -1;
 
+	state->placement = map->placement;
+	state->moved = state->delivered = false;
 	state->statement = (router_statement){
 		.sql = state->plan.sql,
 		.count = state->encoder->count,
@@ -285,10 +294,11 @@ static void start(ForeignScanState *node) {
 		/* connecting may have read the map again */
 		const router_group *group = router_map_group(router_map_get(), state->sources[j]->group_id);
 
-		if (group != NULL) {
+		if (group != NULL && router_map_get()->placement == state->placement) {
 			send(state->sources[j], group);
 		}
 	}
+	state->moved = router_map_get()->placement != state->placement;
 	state->started = true;
 	MemoryContextSwitchTo(caller);
 }
@@ -317,6 +327,9 @@ static TupleTableSlot *poll_source(source *from) {
 		send_again(from);
 		rows = from->stream.rows;
 	}
+	if (from->scan->moved) {
+		return NULL;
+	}
 	from->direct = true;
 	(void)router_stream_poll(&from->stream);
 	from->direct = false;
@@ -328,7 +341,7 @@ static TupleTableSlot *wait_source(source *from) {
 		TupleTableSlot *row = poll_source(from);
 		router_stream *stream = &from->stream;
 
-		if (row != NULL || is_over(from)) {
+		if (row != NULL || is_over(from) || from->scan->moved) {
 			return row;
 		}
 		if (stream->session != NULL) {
@@ -360,7 +373,7 @@ static TupleTableSlot *next_of_any(scan_state *state) {
 			}
 			state->next = (state->next + 1) % state->source_count;
 		}
-		if (over) {
+		if (over || state->moved) {
 			pfree(streams);
 			return NULL;
 		}
@@ -403,25 +416,6 @@ static TupleTableSlot *next_in_order(scan_state *state) {
 	return state->last->current;
 }
 
-static TupleTableSlot *iterate_scan(ForeignScanState *node) {
-	scan_state *state = node->fdw_state;
-	TupleTableSlot *row;
-
-	if (!state->started) {
-		start(node);
-	}
-	if (state->source_count == 0) {
-		row = NULL;
-	} else if (state->plan.sort_key_count > 0 && state->source_count > 1) {
-		row = next_in_order(state);
-	} else {
-		row = next_of_any(state);
-	}
-	return row != NULL ? row : ExecClearTuple(node->ss.ss_ScanTupleSlot);
-}
-
-/* ---- The end ---------------------------------------------------------------------------------------------- */
-
 static void stop(scan_state *state) {
 	for (int i = 0; i < state->source_count; i++) {
 		source *each = state->sources[i];
@@ -442,6 +436,35 @@ static void stop(scan_state *state) {
 	state->groups = NULL;
 	MemoryContextReset(state->run_context);
 }
+
+static TupleTableSlot *next_row(scan_state *state) {
+	if (state->moved || state->source_count == 0) {
+		return NULL;
+	}
+	return state->plan.sort_key_count > 0 && state->source_count > 1 ? next_in_order(state) : next_of_any(state);
+}
+
+static TupleTableSlot *iterate_scan(ForeignScanState *node) {
+	scan_state *state = node->fdw_state;
+	TupleTableSlot *row = NULL;
+
+	do {
+		if (state->moved && state->delivered) {
+			router_map_raise_moved(NULL);
+		}
+		if (state->moved) {
+			stop(state);
+		}
+		if (!state->started) {
+			start(node);
+		}
+		row = next_row(state);
+	} while (state->moved);
+	state->delivered = state->delivered || row != NULL;
+	return row != NULL ? row : ExecClearTuple(node->ss.ss_ScanTupleSlot);
+}
+
+/* ---- The end ---------------------------------------------------------------------------------------------- */
 
 static void rescan(ForeignScanState *node) {
 	scan_state *state = node->fdw_state;

@@ -61,6 +61,7 @@ static void set_group(router_session *session, const router_group *group) {
 	char *former = session->conninfo;
 
 	session->epoch = group->epoch;
+	session->slots = group->slots;
 	strlcpy(session->group, group->name, NAMEDATALEN);
 	strlcpy(session->node, group->node, NAMEDATALEN);
 	session->conninfo = MemoryContextStrdup(TopMemoryContext, group->conninfo);
@@ -105,10 +106,16 @@ static void connect_session(router_session *session, const router_group *group) 
 	}
 }
 
+/* Its scans go through other slots than the group has now. */
+static bool is_of_other_slots(const router_session *session, const router_group *group) {
+	return memcmp(&session->slots, &group->slots, sizeof(session->slots)) != 0;
+}
+
 /* Whether an idle connection is one to go on with. */
 static bool is_usable(router_session *session, const router_group *group) {
-	return session->epoch == group->epoch && strcmp(session->conninfo, group->conninfo) == 0 &&
-		   session->prepared_count < MAX_PREPARED && !router_connection_is_dead(session->connection);
+	return session->epoch == group->epoch && !is_of_other_slots(session, group) &&
+		   strcmp(session->conninfo, group->conninfo) == 0 && session->prepared_count < MAX_PREPARED &&
+		   !router_connection_is_dead(session->connection);
 }
 
 router_session *router_session_open(const router_group *group) {
@@ -125,6 +132,8 @@ router_session *router_session_open(const router_group *group) {
 	}
 	if (session->connection == NULL) {
 		connect_session(session, group);
+	} else if (is_of_other_slots(session, group)) {
+		router_map_raise_moved(NULL);
 	}
 	return session;
 }
@@ -168,6 +177,8 @@ static bool connect_reader(router_session *session, const router_group *group, c
 			return false;
 		}
 		session->waits = router_connection_waits(session->connection, TopMemoryContext);
+	} else if (is_of_other_slots(session, group)) {
+		router_map_raise_moved(NULL);
 	}
 	return true;
 }

@@ -16,6 +16,7 @@
 #include "port/pg_bswap.h"
 #include "role.h"
 #include "row_cache.h"
+#include "slots.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -276,9 +277,9 @@ static void apply_change(aidb_slice key, aidb_slice value) {
 
 /* ---- Operations ------------------------------------------------------------------------------------------- */
 
-/* Rows of the catalog are each server's own, but for the log of definitions. */
+/* Rows of the catalog are each server's own, but for the log of definitions and the set of closed slots. */
 static bool is_own(aidb_slice key) {
-	return key.size < AIPG_KEY_PREFIX_BYTES || aipg_key_index_id(key) < AIPG_FIRST_INDEX_ID;
+	return key.size < AIPG_KEY_PREFIX_BYTES || (aipg_key_index_id(key) < AIPG_FIRST_INDEX_ID && !aipg_slots_is_row(key));
 }
 
 static bool is_definition(aidb_slice key) {
@@ -294,9 +295,20 @@ static bool keeps_rows(void) {
 	return aipg_role_now() != AIPG_CACHE;
 }
 
-static void add_operation(const aidb_operation *operation) {
+/* False: it is about a row that this server does not keep. */
+static bool takes(const aidb_operation *operation) {
+	if (aipg_slots_is_row(operation->key)) {
+		aipg_slots_note(operation->value);
+		return true;
+	}
 	if (!keeps_rows()) {
 		forget_row(operation->key);
+	}
+	return keeps_rows();
+}
+
+static void add_operation(const aidb_operation *operation) {
+	if (!takes(operation)) {
 		return;
 	}
 	if (is_full(operation->key.size + operation->value.size + AIDB_BATCH_OPERATION_BYTES)) {
@@ -534,12 +546,8 @@ static bool is_one_batch(aidb_slice bytes, const aipg_stream_head *head) {
 			if (is_definition(operation.key)) {
 				return false;
 			}
-			if (!is_own(operation.key)) {
-				if (keeps_rows()) {
-					check(aidb_batch_add(batch, &operation));
-				} else {
-					forget_row(operation.key);
-				}
+			if (!is_own(operation.key) && takes(&operation)) {
+				check(aidb_batch_add(batch, &operation));
 			}
 			if (is_full(0)) {
 				return false;
@@ -638,6 +646,7 @@ void aipg_apply_wipe(void) {
 		more = aipg_catalog_purge(PURGE_ROWS);
 		end_transaction(begun, caller);
 	} while (more);
+	aipg_slots_forget();
 	aipg_apply_drop_in_doubt();
 }
 

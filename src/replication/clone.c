@@ -14,6 +14,7 @@
 #include "key_codec.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
+#include "slots.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
@@ -31,6 +32,9 @@ typedef struct selection {
 static bool is_selected(const selection *of, aidb_slice key, aidb_slice value) {
 	uint32 index_id = aipg_key_index_id(key);
 
+	if (aipg_slots_is_row(key)) {
+		return true;
+	}
 	if (index_id == AIPG_INDEX_DEFINITIONS) {
 		return strcmp(aipg_ddl_log_read(value).database, of->database) == 0;
 	}

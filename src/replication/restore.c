@@ -10,6 +10,7 @@
 #include "lineage.h"
 #include "replication/apply.h"
 #include "role.h"
+#include "slots.h"
 
 PG_FUNCTION_INFO_V1(aipg_sql_restore_begin);
 PG_FUNCTION_INFO_V1(aipg_sql_restore_apply);
@@ -76,6 +77,7 @@ Datum aipg_sql_restore_finish(PG_FUNCTION_ARGS) {
 	aipg_catalog_pass_ids();
 	aipg_position_write(&(aipg_position){0});
 	aipg_lineage_check(aipg_store());
+	aipg_slots_show();
 	state.role = AIPG_ALONE;
 	aipg_role_set(&state);
 	aipg_role_internal = false;

@@ -18,6 +18,7 @@
 #include "replication/upstream.h"
 #include "role.h"
 #include "row_cache.h"
+#include "slots.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -248,6 +249,7 @@ static bool apply(following *self, const PGresult *result) {
 	aipg_apply_response(response, &self->position, &head);
 	if (aipg_apply_is_complete(&self->position)) {
 		aipg_role_publish(aidb_current_sequence(aipg_store()));
+		aipg_slots_show();
 		if (self->role.role == AIPG_CACHE) {
 			aipg_row_cache_open();
 		}

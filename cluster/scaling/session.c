@@ -1,0 +1,80 @@
+#include "scaling/session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* In one line. */
+static bool fail(aidb_session *session, const char *message, const char *hint, const char *state) {
+	aidb_trouble *trouble = session->trouble;
+	int end = snprintf(trouble->text, sizeof(trouble->text), "%s: %s%s%s", session->name, message, hint != NULL ? "; " : "",
+					   hint != NULL ? hint : "");
+
+	(void)end;
+	for (char *c = trouble->text; *c != '\0'; c++) {
+		*c = *c == '\n' ? ' ' : *c;
+	}
+	snprintf(trouble->state, sizeof(trouble->state), "%s", state != NULL ? state : "");
+	return false;
+}
+
+bool aidb_session_open(aidb_session *session, const char *conninfo, const char *name, const char *settings,
+					   aidb_trouble *trouble) {
+	static const char *const keywords[] = {"dbname", "application_name", "options", "connect_timeout", NULL};
+	const char *values[] = {conninfo, AIDB_SESSION_APPLICATION, settings, "10", NULL};
+
+	*session = (aidb_session){.trouble = trouble};
+	snprintf(session->name, sizeof(session->name), "%s", name);
+	session->connection = PQconnectdbParams(keywords, values, 1); /* the first is a whole connection string */
+	if (PQstatus(session->connection) != CONNECTION_OK) {
+		(void)fail(session, PQerrorMessage(session->connection), NULL, NULL);
+		aidb_session_close(session);
+		return false;
+	}
+	return aidb_session_run(session, "SET client_min_messages = error", 0, NULL);
+}
+
+void aidb_session_close(aidb_session *session) {
+	PQfinish(session->connection);
+	session->connection = NULL;
+}
+
+PGresult *aidb_session_query(aidb_session *session, const char *sql, int count, const aidb_value *values, bool binary) {
+	const char *data[AIDB_SESSION_VALUES];
+	int sizes[AIDB_SESSION_VALUES], formats[AIDB_SESSION_VALUES];
+	PGresult *result;
+
+	for (int i = 0; i < count; i++) {
+		data[i] = values[i].data;
+		sizes[i] = (int)values[i].size;
+		formats[i] = values[i].size > 0 ? 1 : 0;
+	}
+	result = PQexecParams(session->connection, sql, count, NULL, data, sizes, formats, binary ? 1 : 0);
+	if (PQresultStatus(result) == PGRES_TUPLES_OK || PQresultStatus(result) == PGRES_COMMAND_OK) {
+		return result;
+	}
+	(void)fail(session,
+			   PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY) != NULL ? PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY)
+																		   : PQerrorMessage(session->connection),
+			   PQresultErrorField(result, PG_DIAG_MESSAGE_HINT), PQresultErrorField(result, PG_DIAG_SQLSTATE));
+	PQclear(result);
+	return NULL;
+}
+
+bool aidb_session_run(aidb_session *session, const char *sql, int count, const aidb_value *values) {
+	PGresult *result = aidb_session_query(session, sql, count, values, false);
+
+	PQclear(result);
+	return result != NULL;
+}
+
+bool aidb_session_number(aidb_session *session, const char *sql, int count, const aidb_value *values, int64_t *number) {
+	PGresult *result = aidb_session_query(session, sql, count, values, false);
+
+	if (result == NULL) {
+		return false;
+	}
+	*number = PQntuples(result) > 0 ? strtoll(PQgetvalue(result, 0, 0), NULL, 10) : 0;
+	PQclear(result);
+	return true;
+}

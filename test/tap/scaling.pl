@@ -1,0 +1,143 @@
+# A cluster that grows and shrinks while it is written to and read: slots move between groups, no acknowledged row is lost and none is
+# invented, whoever is killed in the middle.
+use strict;
+use warnings;
+use AidbDaemon;
+use AidbNode;
+use AidbSession;
+use IPC::Run;
+use JSON::PP qw(decode_json);
+use PostgreSQL::Test::Utils;
+use POSIX ();
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $catalog = AidbNode->launch('catalog');
+my %node = map { $_ => AidbNode->launch($_) } qw(a b c);
+my $temporary = PostgreSQL::Test::Utils::tempdir();
+my ($output, $errors);
+
+sub ask { return $catalog->safe_psql('postgres', $_[0]) }
+
+sub error_of {
+	my ($server, $sql) = @_;
+	my (undef, undef, $error) = $server->psql('postgres', "\\set VERBOSITY verbose\n$sql", on_error_stop => 0);
+	return $error;
+}
+
+sub admin {
+	my (@words) = @_;
+	return IPC::Run::run([ './aidb-admin', '--conninfo=' . $catalog->conninfo, @words ], '<', \undef, '>', \$output, '2>', \$errors);
+}
+
+sub admin_ok {
+	my (@words) = @_;
+	ok(admin(@words), "aidb-admin @words") or diag("$output$errors");
+	return $output;
+}
+
+sub slots_of { return ask(qq{SELECT count(*) FROM aidb.slots WHERE "group" = '$_[0]'}) }
+
+# ---- Writers: each has keys of its own, and knows what was acknowledged -----------------------------------------------
+
+my @writers;
+
+# A new value for a key, or its deletion, or a row for it; what the server says may pass is tried again.
+sub write_on {
+	my ($number, $journal, $stop) = @_;
+	my $session = AidbSession->connect($catalog) or return;
+	my (%value, %refused);
+	srand $number;
+	for (my $n = 1; !-e $stop; $n++) {
+		my $key = $number * 1000 + int rand 1000;
+		my $delete = exists $value{$key} && rand() < 0.2;
+		my $sql =
+		    $delete ? "DELETE FROM item WHERE id = $key"
+		  : exists $value{$key} ? "UPDATE item SET v = 'v$n' WHERE id = $key"
+		  : "INSERT INTO item VALUES ($key, 'v$n')";
+		my $state;
+		while (($state = $session->run($sql)) ne '00000') {
+			$refused{$state}++;
+			return print {$journal} "failed $state\n" unless $state =~ /^(?:40001|08006)$/;
+		}
+		$delete ? delete $value{$key} : ($value{$key} = "v$n");
+	}
+	print {$journal} "$_ $value{$_}\n" for keys %value;
+	print {$journal} "refused $_ $refused{$_}\n" for keys %refused;
+	return;
+}
+
+sub start_writers {
+	my ($count) = @_;
+	unlink "$temporary/stop";
+	for my $number (1 .. $count) {
+		my $pid = fork // die "fork: $!";
+		if ($pid == 0) {
+			open my $journal, '>', "$temporary/journal$number" or POSIX::_exit(1);
+			write_on($number, $journal, "$temporary/stop");
+			close $journal;
+			POSIX::_exit(0);
+		}
+		push @writers, { pid => $pid, number => $number };
+	}
+	return;
+}
+
+# Ends them; all that they know, and nothing else, is in the table.
+sub check_writers {
+	my ($what) = @_;
+	open my $stop, '>', "$temporary/stop" or die;
+	close $stop;
+	waitpid $_->{pid}, 0 for @writers;
+	my (@expected, @failed);
+	my $refused = 0;
+	for my $writer (@writers) {
+		for my $line (split /\n/, slurp_file("$temporary/journal$writer->{number}")) {
+			if ($line =~ /^refused \w+ (\d+)/) { $refused += $1 }
+			elsif ($line =~ /^failed/) { push @failed, $line }
+			else { push @expected, $line }
+		}
+	}
+	is("@failed", '', "$what: no error but those that may pass");
+	is(ask(q{SELECT id || ' ' || v FROM item WHERE id < 100000 ORDER BY id}), join("\n", sort { ($a =~ /^(\d+)/)[0] <=> ($b =~ /^(\d+)/)[0] } @expected), "$what: no row is lost or invented")
+	  or diag('rows: ' . scalar @expected);
+	ask('DELETE FROM item WHERE id < 100000');
+	@writers = ();
+	return $refused;
+}
+
+# ---- Slots of a server -----------------------------------------------------------------------------------------------
+
+$node{$_}->safe_psql('postgres', 'SELECT aidb.become_primary()') for qw(a b);
+ask("SELECT aidb.add_node('$_', '" . $node{$_}->conninfo . "')") for qw(a b c);
+ask("SELECT aidb.add_group('g$_', '$_', false)") for qw(a b);
+my $daemon = AidbDaemon->coordinator($catalog);
+$catalog->wait_for(q{SELECT count(*) FROM aidb.nodes WHERE state = 'up'}, 3);
+ask(q{CREATE FOREIGN TABLE item (id int PRIMARY KEY, v text) SERVER aidb_cluster; CREATE FOREIGN TABLE gone (id int PRIMARY KEY) SERVER aidb_cluster;
+	SET aidb.multi_group_writes = separately; INSERT INTO item SELECT i, 'row ' || i FROM generate_series(100001, 120000) i; INSERT INTO gone SELECT generate_series(1, 1000); TRUNCATE gone;
+	INSERT INTO gone SELECT generate_series(1, 10)});
+my $everything = ask('SELECT count(*), sum(id), md5(string_agg(v, chr(44) ORDER BY id)) FROM item WHERE id > 100000');
+
+# ---- Growing ---------------------------------------------------------------------------------------------------------
+
+is(admin_ok('rebalance', '--dry-run'), "every slot is where it is wanted\n", 'there is nothing to do');
+admin_ok('group', 'add', 'gc', 'c');
+is(slots_of('gc'), 0, 'a new group has no slots');
+is($node{c}->safe_psql('postgres', q{SELECT string_agg(foreign_table_name, ' ' ORDER BY 1) FROM information_schema.foreign_tables}), 'gone item', 'but all tables');
+is(ask('SELECT count(*), sum(id), md5(string_agg(v, chr(44) ORDER BY id)) FROM item WHERE id > 100000'), $everything, 'and nothing is different');
+like(admin_ok('rebalance', '--dry-run'), qr/^would move \d+ slots from group ga to group gc: about \d+ rows, \d+ MB\nwould move \d+ slots from group gb to group gc:/, 'what would move');
+start_writers(3);
+sleep 0.5;
+my $moved = decode_json(admin_ok('rebalance', '--json'));
+note("$moved->{moves} moves, $moved->{slots} slots, $moved->{rows} rows, longest hold $moved->{longest_hold_ms} ms");
+cmp_ok(slots_of('gc'), '>', 60, 'the new group has its share');
+is(ask('SELECT count(*) FROM aidb.planned_moves()'), 0, 'and all are where they are wanted');
+sleep 0.3;
+note(check_writers('growing') . ' statements were repeated');
+is(ask('SELECT count(*), sum(id), md5(string_agg(v, chr(44) ORDER BY id)) FROM item WHERE id > 100000'), $everything, 'what nobody touched is the same');
+is(ask('SELECT count(*) FROM gone'), 10, 'in other tables, too');
+my %part = map { $_ => $node{$_}->safe_psql('postgres', 'SELECT count(*) FROM item') } qw(a b c);
+is($part{a} + $part{b} + $part{c}, 20000, 'each row is at one group');
+ok((grep { $_ > 3000 } values %part) == 3, 'each group has some');
+
+done_testing();
