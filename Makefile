@@ -162,7 +162,7 @@ $(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
 	@rm -f $@
 	$(AR) rcs $@ $^
 
-$(COORDINATOR): $(COORDINATOR_OBJECTS) $(BUILD)/libaidb_cluster.a
+$(COORDINATOR): $(COORDINATOR_OBJECTS) $(BUILD)/libaidb_backup.a $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq $(LIBS)
 
 # Backups, and slots that move: the format of the stream is the extension's.

@@ -571,6 +571,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION record_move(integer[], integer, integer) IS 'for aidb-admin: the slots are kept by another group from now on';
 
+CREATE FUNCTION moves_broken_off() RETURNS boolean LANGUAGE sql VOLATILE AS $$
+	SELECT EXISTS (SELECT FROM aidb.slot_move) AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l
+		WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.classid::bigint << 32 | l.objid::bigint = 7017294236571234561
+			AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
+$$;
+COMMENT ON FUNCTION moves_broken_off() IS 'for coordinators: whether slots are on their way and nobody moves them';
+
 CREATE FUNCTION check_locale(encoding text, collate_name text, ctype_name text) RETURNS void LANGUAGE plpgsql STRICT AS $$
 DECLARE
 	here record;
@@ -736,7 +743,7 @@ REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remo
 	add_replica(text, text, text), remove_replica(text, text), failover(text, text, boolean),
 	group_compare_and_set(integer, bigint, bigint, integer, integer), lease(text, integer), announce(), announce_event(), map_changed(),
 	has_tables(), prepare_primary(integer), make_tables(integer), drop_tables(integer), wanted_slots(), planned_moves(),
-	drain_group(text, boolean), remove_group(text), record_move(integer[], integer, integer), slot_placement(integer[], float8[]), finish_transactions(), catalog_script(), hold_definitions(), check_locale(text, text, text), partial_int2(int2),
+	drain_group(text, boolean), remove_group(text), record_move(integer[], integer, integer), moves_broken_off(), slot_placement(integer[], float8[]), finish_transactions(), catalog_script(), hold_definitions(), check_locale(text, text, text), partial_int2(int2),
 	partial_int4(int4), partial_int8(int8), partial_numeric(numeric), partial_float4(float4), partial_float8(float8),
 	partial_interval(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_handler() FROM PUBLIC;

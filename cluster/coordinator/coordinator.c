@@ -9,6 +9,7 @@
 #include "client/link.h"
 #include "control/failover.h"
 #include "control/health.h"
+#include "coordinator/slot_keeper.h"
 
 #define MAX_NODES 256u
 #define MAX_GROUPS 64u
@@ -70,6 +71,7 @@ struct aidb_coordinator {
 	aidb_link *catalog;
 	aidb_link *finisher; /* to the catalog as well, for what may have to wait for nodes */
 	uint64_t finish_at_ms;
+	aidb_slot_keeper *keeper;
 	node nodes[MAX_NODES];
 	uint32_t node_count;
 	group groups[MAX_GROUPS];
@@ -716,9 +718,11 @@ aidb_coordinator *aidb_coordinator_create(const aidb_coordinator_options *option
 											 .lease_grace_ms = options->timeout_ms + options->lease_ms / 10};
 	self->catalog = aidb_link_create(options->conninfo, options->name);
 	self->finisher = aidb_link_create(options->conninfo, options->name);
-	if (self->catalog == NULL || self->finisher == NULL) {
+	self->keeper = aidb_slot_keeper_create(options->conninfo);
+	if (self->catalog == NULL || self->finisher == NULL || self->keeper == NULL) {
 		aidb_link_destroy(self->catalog);
 		aidb_link_destroy(self->finisher);
+		aidb_slot_keeper_destroy(self->keeper);
 		free(self);
 		return NULL;
 	}
@@ -738,22 +742,30 @@ void aidb_coordinator_destroy(aidb_coordinator *self) {
 	}
 	aidb_link_destroy(self->catalog);
 	aidb_link_destroy(self->finisher);
+	aidb_slot_keeper_destroy(self->keeper);
 	free(self);
 }
 
-static uint32_t add_socket(aidb_link *link, struct pollfd *sockets, uint32_t count, uint32_t capacity) {
-	short events;
-	int socket = link == NULL ? -1 : aidb_link_socket(link, &events);
-
+static uint32_t put_socket(int socket, short events, struct pollfd *sockets, uint32_t count, uint32_t capacity) {
 	if (socket >= 0 && count < capacity) {
 		sockets[count++] = (struct pollfd){.fd = socket, .events = events};
 	}
 	return count;
 }
 
+static uint32_t add_socket(aidb_link *link, struct pollfd *sockets, uint32_t count, uint32_t capacity) {
+	short events = 0;
+	int socket = link == NULL ? -1 : aidb_link_socket(link, &events);
+
+	return put_socket(socket, events, sockets, count, capacity);
+}
+
 uint32_t aidb_coordinator_sockets(aidb_coordinator *self, struct pollfd *sockets, uint32_t capacity) {
 	uint32_t count = add_socket(self->finisher, sockets, add_socket(self->catalog, sockets, 0, capacity), capacity);
+	short events = 0;
+	int keeper = aidb_slot_keeper_socket(self->keeper, &events);
 
+	count = put_socket(keeper, events, sockets, count, capacity);
 	for (uint32_t i = 0; i < self->node_count; i++) {
 		if (self->nodes[i].id != 0) {
 			count = add_socket(self->nodes[i].probes, sockets, count, capacity);
@@ -771,6 +783,7 @@ void aidb_coordinator_step(aidb_coordinator *self) {
 		read_catalog(self, now);
 	}
 	finish_transactions(self, now);
+	aidb_slot_keeper_step(self->keeper, leads(self, now), now);
 	aidb_link_step(self->catalog, now);
 	aidb_link_step(self->finisher, now);
 	for (uint32_t i = 0; i < self->node_count; i++) {

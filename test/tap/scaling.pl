@@ -58,13 +58,23 @@ sub write_on {
 		my $state;
 		while (($state = $session->run($sql)) ne '00000') {
 			$refused{$state}++;
-			return print {$journal} "failed $state\n" unless $state =~ /^(?:40001|08006)$/;
+			return print {$journal} "failed $state\n" unless $state =~ /^(?:40001|08006|08001|08007)$/;
+			last if $state eq '08007' && is_done($session, $key, $delete ? undef : "v$n");
 		}
 		$delete ? delete $value{$key} : ($value{$key} = "v$n");
 	}
 	print {$journal} "$_ $value{$_}\n" for keys %value;
 	print {$journal} "refused $_ $refused{$_}\n" for keys %refused;
 	return;
+}
+
+# Of a write whose outcome is not known.
+sub is_done {
+	my ($session, $key, $value) = @_;
+	my $state;
+	do { $state = $session->run("SELECT v FROM item WHERE id = $key") } while $state ne '00000';
+	chomp(my $there = $session->{output});
+	return $there eq ($value // '');
 }
 
 sub start_writers {
@@ -101,7 +111,7 @@ sub check_writers {
 	is("@failed", '', "$what: no error but those that may pass");
 	is(ask(q{SELECT id || ' ' || v FROM item WHERE id < 100000 ORDER BY id}), join("\n", sort { ($a =~ /^(\d+)/)[0] <=> ($b =~ /^(\d+)/)[0] } @expected), "$what: no row is lost or invented")
 	  or diag('rows: ' . scalar @expected);
-	ask('DELETE FROM item WHERE id < 100000');
+	ask('SET aidb.multi_group_writes = separately; DELETE FROM item WHERE id < 100000');
 	@writers = ();
 	return $refused;
 }
@@ -123,7 +133,7 @@ my $everything = ask('SELECT count(*), sum(id), md5(string_agg(v, chr(44) ORDER 
 is(admin_ok('rebalance', '--dry-run'), "every slot is where it is wanted\n", 'there is nothing to do');
 admin_ok('group', 'add', 'gc', 'c');
 is(slots_of('gc'), 0, 'a new group has no slots');
-is($node{c}->safe_psql('postgres', q{SELECT string_agg(foreign_table_name, ' ' ORDER BY 1) FROM information_schema.foreign_tables}), 'gone item', 'but all tables');
+is($node{c}->safe_psql('postgres', q{SELECT string_agg(foreign_table_name, ' ' ORDER BY foreign_table_name) FROM information_schema.foreign_tables}), 'gone item', 'but all tables');
 is(ask('SELECT count(*), sum(id), md5(string_agg(v, chr(44) ORDER BY id)) FROM item WHERE id > 100000'), $everything, 'and nothing is different');
 like(admin_ok('rebalance', '--dry-run'), qr/^would move \d+ slots from group ga to group gc: about \d+ rows, \d+ MB\nwould move \d+ slots from group gb to group gc:/, 'what would move');
 start_writers(3);
@@ -139,5 +149,69 @@ is(ask('SELECT count(*) FROM gone'), 10, 'in other tables, too');
 my %part = map { $_ => $node{$_}->safe_psql('postgres', 'SELECT count(*) FROM item') } qw(a b c);
 is($part{a} + $part{b} + $part{c}, 20000, 'each row is at one group');
 ok((grep { $_ > 3000 } values %part) == 3, 'each group has some');
+
+# ---- Shrinking --------------------------------------------------------------------------------------------------------
+
+my $same = 'SELECT count(*), sum(id), md5(string_agg(v, chr(44) ORDER BY id)) FROM item WHERE id > 100000';
+like(error_of($catalog, q{SELECT aidb.remove_group('gc')}), qr/55006.*keeps \d+ slots.*group drain/s, 'a group with slots stays');
+start_writers(3);
+admin_ok('group', 'drain', 'gc', '--slots-per-move=40');
+check_writers('shrinking');
+is(slots_of('gc'), 0, 'it keeps no slots');
+is($node{c}->safe_psql('postgres', 'SELECT count(*) FROM item'), 0, 'and no rows');
+is(ask($same), $everything, 'all of them are at the others');
+admin_ok('group', 'remove', 'gc');
+is($node{c}->safe_psql('postgres', 'SELECT count(*) FROM information_schema.foreign_tables'), 0, 'it is forgotten, and its tables are');
+like(error_of($catalog, q{SELECT aidb.drain_group('ga'); SELECT aidb.drain_group('gb')}), qr/55000.*group "gb" is the last that may keep slots/s, 'the last one stays');
+admin_ok('group', 'undrain', 'ga');
+admin_ok('group', 'add', 'gc', 'c');
+
+# ---- Killed at every step ---------------------------------------------------------------------------------------------
+
+# Moves slots between gc and the others, there and back.
+my $is_drained = 0;
+
+# Where the first of the planned moves leads from and to: names of nodes.
+sub turn_round {
+	ask("SELECT aidb.drain_group('gc', " . ($is_drained ? 'false' : 'true') . ')') if slots_of('gc') > 0 || $is_drained;
+	$is_drained = !$is_drained if slots_of('gc') > 0 || $is_drained;
+	my ($first) = @{ decode_json(admin_ok('rebalance', '--dry-run', '--json')) };
+	return map { substr $first->{$_}, 1 } qw(source target);
+}
+
+sub is_stopped {
+	my ($pid) = @_;
+	open my $in, '<', "/proc/$pid/stat" or die "the process is gone: $output$errors";
+	return (<$in> =~ /\) (\S)/)[0] eq 'T';
+}
+
+start_writers(2);
+for my $step (qw(begin copy follow mark compare hold close record open purge)) {
+	for my $victim (qw(mover source target)) {
+		my %role;
+		@role{qw(source target)} = turn_round();
+		my $before = slots_of("g$role{target}");
+		local $ENV{AIDB_FAULT_POINT} = "move_$step";
+		my $mover = IPC::Run::start([ './aidb-admin', '--conninfo=' . $catalog->conninfo, 'rebalance', '--slots-per-move=20' ], '<', \undef, '>', \$output, '2>', \$errors);
+		my $pid = $mover->{KIDS}[0]{PID};
+		sleep 0.005 until is_stopped($pid);
+		if ($victim eq 'mover') {
+			kill 'KILL', $pid;
+		} else {
+			$node{ $role{$victim} }->crash;
+			delete $ENV{AIDB_FAULT_POINT};
+			kill 'CONT', $pid;
+		}
+		# the point stops it again in the next move
+		until (!$mover->pumpable) { $mover->pump_nb; kill 'CONT', $pid; sleep 0.01 }
+		$mover->finish;
+		$node{ $role{$victim} }->start if $victim ne 'mover';
+		$catalog->wait_for('SELECT count(*) FROM aidb.slot_move', 0);
+		is(ask($same), $everything, "$victim killed at step $step: the rows are the same");
+		my $moved = slots_of("g$role{target}") > $before;
+		is($moved, $step =~ /open|purge/, 'the move was ' . ($step =~ /open|purge/ ? 'completed' : 'undone')) if $victim eq 'mover';
+	}
+}
+check_writers('killed at every step');
 
 done_testing();
