@@ -211,6 +211,10 @@ CREATE FUNCTION open_slots(slots integer[]) RETURNS void
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_open_slots';
 COMMENT ON FUNCTION open_slots(integer[]) IS 'these slots are kept here';
 
+CREATE FUNCTION keep_slots(slots integer[]) RETURNS void
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_keep_slots';
+COMMENT ON FUNCTION keep_slots(integer[]) IS 'these slots are kept here, and no others';
+
 CREATE FUNCTION slots_mark(slots integer[]) RETURNS void
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'aipg_sql_slots_mark';
 COMMENT ON FUNCTION slots_mark(integer[]) IS 'transactions that write to these slots can be waited for from then on; waits for those that run';
@@ -486,18 +490,19 @@ CREATE FUNCTION drop_tables(group_id integer) RETURNS bigint
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'router_sql_drop_tables';
 COMMENT ON FUNCTION drop_tables(integer) IS 'for aidb.remove_group(): drop the tables of the cluster in a group; returns how many';
 
-CREATE FUNCTION wanted_slots() RETURNS TABLE (slot integer, group_id integer) LANGUAGE sql STABLE AS $$
+CREATE FUNCTION wanted_slots(without text DEFAULT NULL) RETURNS TABLE (slot integer, group_id integer) LANGUAGE sql STABLE AS $$
 	SELECT p.slot, p.group_id FROM (SELECT array_agg(g.group_id ORDER BY g.group_id) AS groups,
-		array_agg(g.weight ORDER BY g.group_id) AS weights FROM aidb.node_group g WHERE NOT g.drained) a,
-		aidb.slot_placement(a.groups, a.weights) p
+		array_agg(g.weight ORDER BY g.group_id) AS weights FROM aidb.node_group g
+		WHERE NOT g.drained AND g.name IS DISTINCT FROM wanted_slots.without) a, aidb.slot_placement(a.groups, a.weights) p
 $$;
-COMMENT ON FUNCTION wanted_slots() IS 'which group is to keep each slot, by the weights of the groups';
+COMMENT ON FUNCTION wanted_slots(text) IS 'which group is to keep each slot, by the weights of the groups, as if one of them were drained';
 
-CREATE FUNCTION planned_moves() RETURNS TABLE (slot integer, source_id integer, target_id integer) LANGUAGE sql STABLE AS $$
-	SELECT s.slot, s.group_id, w.group_id FROM aidb.slot s JOIN aidb.wanted_slots() w USING (slot)
+CREATE FUNCTION planned_moves(without text DEFAULT NULL) RETURNS TABLE (slot integer, source_id integer, target_id integer)
+LANGUAGE sql STABLE AS $$
+	SELECT s.slot, s.group_id, w.group_id FROM aidb.slot s JOIN aidb.wanted_slots(without) w USING (slot)
 	WHERE s.group_id <> w.group_id ORDER BY s.group_id, w.group_id, s.slot
 $$;
-COMMENT ON FUNCTION planned_moves() IS 'which slots are not where they are wanted: what aidb-admin rebalance moves';
+COMMENT ON FUNCTION planned_moves(text) IS 'which slots are not where they are wanted: what aidb-admin rebalance moves';
 
 CREATE FUNCTION add_group(name text, "primary" text, synchronous boolean DEFAULT true, weight float8 DEFAULT 1) RETURNS integer
 LANGUAGE plpgsql STRICT AS $$
@@ -742,7 +747,7 @@ SELECT at, severity, group_name AS "group", node_name AS node, message FROM aidb
 REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remove_node(text), add_group(text, text, boolean, float8),
 	add_replica(text, text, text), remove_replica(text, text), failover(text, text, boolean),
 	group_compare_and_set(integer, bigint, bigint, integer, integer), lease(text, integer), announce(), announce_event(), map_changed(),
-	has_tables(), prepare_primary(integer), make_tables(integer), drop_tables(integer), wanted_slots(), planned_moves(),
+	has_tables(), prepare_primary(integer), make_tables(integer), drop_tables(integer), wanted_slots(text), planned_moves(text),
 	drain_group(text, boolean), remove_group(text), record_move(integer[], integer, integer), moves_broken_off(), slot_placement(integer[], float8[]), finish_transactions(), catalog_script(), hold_definitions(), check_locale(text, text, text), partial_int2(int2),
 	partial_int4(int4), partial_int8(int8), partial_numeric(numeric), partial_float4(float4), partial_float8(float8),
 	partial_interval(interval) FROM PUBLIC;
@@ -772,7 +777,7 @@ REVOKE ALL ON FUNCTION stream_read(text, bigint, bigint, bigint, bigint[], integ
 REVOKE ALL ON FUNCTION stream_drop(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION stream_slots() FROM PUBLIC;
 REVOKE ALL ON FUNCTION clone_read(bytea, integer) FROM PUBLIC;
-REVOKE ALL ON FUNCTION closed_slots(), close_slots(integer[]), open_slots(integer[]), slots_mark(integer[]), slots_hold(), slots_release(),
+REVOKE ALL ON FUNCTION closed_slots(), close_slots(integer[]), open_slots(integer[]), keep_slots(integer[]), slots_mark(integer[]), slots_hold(), slots_release(),
 	slots_read(integer[], bytea, integer), slots_write(bytea), slots_sync(), slots_digest(integer[]), slots_purge(integer[], integer),
 	slots_size(integer[]), table_index_id(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_start(), backup_files(), backup_read(text, bigint, integer), backup_stop(), restore_point(text),

@@ -11,6 +11,7 @@
 #include "placement/slot.h"
 #include "port/pg_bswap.h"
 #include "predicate.h"
+#include "role.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
@@ -203,6 +204,8 @@ void aipg_catalog_give_id(uint32 index_id) {
 	given_in = MyProc->lxid;
 }
 
+static void free_index_id(uint32 index_id);
+
 static uint32 new_index_id(void) {
 	uint32 index_id = given_in == MyProc->lxid ? given_id : 0;
 
@@ -210,6 +213,9 @@ static uint32 new_index_id(void) {
 	if (index_id >= AIPG_FIRST_CLUSTER_ID && OidIsValid(aipg_catalog_find_table(index_id))) {
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT), errmsg("index id %u is in use", index_id),
 						errdetail("It was given to table \"%s\".", get_rel_name(aipg_catalog_find_table(index_id)))));
+	}
+	if (index_id != 0) {
+		free_index_id(index_id);
 	}
 	return index_id != 0 ? index_id : aipg_catalog_new_id();
 }
@@ -516,6 +522,35 @@ static void purge_index(const aipg_view *view, aidb_batch *batch, aidb_slice ent
 	}
 	if (aidb_batch_count(batch) > 0) {
 		commit_batch(batch);
+	}
+}
+
+/*
+ * A table that was dropped here gets its number again: a group that has left a cluster and comes back. What was to be removed must
+ * not be the new table's rows. A primary removes all that is left before; who applies what a primary has done has got these removals
+ * by then, and may have rows of the new table.
+ */
+static void free_index_id(uint32 index_id) {
+	aidb_slice entry = slice_of(catalog_key1(INDEX_DROPPED, index_id));
+
+	if (!aipg_get_latest(entry, NULL)) {
+		return;
+	}
+	LockDatabaseObject(ExtensionRelationId, InvalidOid, PURGE_LOCK, ExclusiveLock);
+	if (!aipg_newest_committed(entry, NULL).found) {
+		if (aipg_get_latest(entry, NULL)) {
+			ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE), errmsg("index id %u belongs to a table that this transaction has dropped", index_id),
+							errhint("Create the table in another transaction.")));
+		}
+	} else if (!aipg_role_internal) {
+		aidb_batch *batch = create_batch();
+		aipg_view view = aipg_latest_begin();
+		int limit = PG_INT32_MAX;
+
+		purge_index(&view, batch, entry, &limit);
+		aipg_latest_end();
+	} else {
+		aipg_remove(entry);
 	}
 }
 

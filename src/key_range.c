@@ -272,20 +272,30 @@ static void add_range(aipg_key_ranges *ranges, aidb_slice prefix, const key_boun
 
 /* -- slots -- */
 
-/* The prefixes are whole shard keys: each belongs to one slot. */
-static void set_slots(byte_strings *prefixes) {
+/* The prefixes are whole shard keys: each belongs to one slot. Those stay of which the slot is here. */
+static void set_slots(byte_strings *prefixes, const aipg_view *view) {
+	int kept = 0;
+
 	for (int i = 0; i < prefixes->count; i++) {
-		aipg_slots_check(aipg_table_set_slot((char *)prefixes->item[i].data, prefixes->item[i].size));
+		uint32 slot = aipg_table_set_slot((char *)prefixes->item[i].data, prefixes->item[i].size);
+
+		if (view == NULL || aipg_slots_has(slot, view)) {
+			prefixes->item[kept++] = prefixes->item[i];
+		}
 	}
+	prefixes->count = kept;
 	qsort(prefixes->item, prefixes->count, sizeof(aidb_slice), compare_items);
 }
 
 /* Rows with these prefixes are in any slot that is here. */
-static byte_strings in_all_slots(byte_strings prefixes) {
+static byte_strings in_all_slots(byte_strings prefixes, const aipg_view *view) {
 	byte_strings all = {0, NULL};
 	aidb_slot_set slots;
 
-	aipg_slots_to_scan(&slots);
+	memset(&slots, 0xFF, sizeof(slots));
+	if (view != NULL) {
+		aipg_slots_to_scan(&slots, view);
+	}
 	all.item = palloc(Max((Size)prefixes.count * aidb_slot_set_count(&slots), 1) * sizeof(aidb_slice));
 	for (uint32 slot = 0; slot < AIDB_SLOTS; slot++) {
 		CHECK_FOR_INTERRUPTS();
@@ -299,8 +309,8 @@ static byte_strings in_all_slots(byte_strings prefixes) {
 	return all;
 }
 
-void aipg_key_ranges_build(const aipg_table *table, const aipg_key_condition *conditions, int count,
-						   const NullableDatum *values, aipg_key_ranges *ranges) {
+void aipg_key_ranges_build(const aipg_table *table, const aipg_view *view, const aipg_key_condition *conditions,
+						   int count, const NullableDatum *values, aipg_key_ranges *ranges) {
 	StringInfoData start;
 	byte_strings prefixes;
 	key_bound *bounds = palloc(Max(count, 1) * sizeof(key_bound));
@@ -321,11 +331,11 @@ void aipg_key_ranges_build(const aipg_table *table, const aipg_key_condition *co
 		}
 		prefixes = combine(prefixes, fixed);
 		if (i + 1 == table->shard_count) {
-			set_slots(&prefixes);
+			set_slots(&prefixes, view);
 		}
 	}
 	if (i < table->shard_count) {
-		prefixes = in_all_slots(prefixes);
+		prefixes = in_all_slots(prefixes, view);
 	}
 	bound_count = encode_bounds(table, &conditions[i], count - i, &values[i], bounds);
 
@@ -345,7 +355,7 @@ void aipg_key_ranges_build(const aipg_table *table, const aipg_key_condition *co
 
 void aipg_all_rows_open(aipg_all_rows *rows, const aipg_table *table, const aipg_view *view) {
 	*rows = (aipg_all_rows){.view = *view, .context = CurrentMemoryContext};
-	aipg_key_ranges_build(table, NULL, 0, NULL, &rows->ranges);
+	aipg_key_ranges_build(table, view, NULL, 0, NULL, &rows->ranges);
 }
 
 bool aipg_all_rows_next(aipg_all_rows *rows, aidb_slice *key, aidb_slice *value) {

@@ -43,11 +43,14 @@ typedef struct aipg_key_ranges {
  * come in key column order: equalities on a prefix of the key columns, one each, then any number of inequalities on the
  * next. Without conditions: the whole table. All memory is the current context's.
  *
+ * Of a sharded table, ranges are of the slots that are here; raises IA001 as aipg_slots_has does. With a NULL view: of
+ * all slots, wherever they are.
+ *
  * The ranges may hold more than what satisfies the conditions when several are arrays (AIPG_MAX_COMBINED_RANGES), or
  * for an inequality on a column of variable length (a value longer than any key bounds nothing); else they are exact.
  */
-extern void aipg_key_ranges_build(const aipg_table *table, const aipg_key_condition *conditions, int count,
-								  const NullableDatum *values, aipg_key_ranges *ranges);
+extern void aipg_key_ranges_build(const aipg_table *table, const aipg_view *view, const aipg_key_condition *conditions,
+								  int count, const NullableDatum *values, aipg_key_ranges *ranges);
 
 /* Reads all rows of a table, one range after the other, as a view sees them. Lives in the memory context of the opening. */
 typedef struct aipg_all_rows {

@@ -106,7 +106,7 @@ static void estimate_table(Relation relation, RelOptInfo *rel, table_info *info)
 	aipg_key_ranges whole;
 	double bytes;
 
-	aipg_key_ranges_build(info->table, NULL, 0, NULL, &whole);
+	aipg_key_ranges_build(info->table, NULL, NULL, 0, NULL, &whole);
 	aipg_key_ranges_estimate(&whole, info->name, &info->entries, &bytes);
 	rel->pages = (BlockNumber)Min(Max(bytes / BLCKSZ, 1), MaxBlockNumber);
 	rel->tuples = info->entries;
@@ -185,7 +185,7 @@ static bool estimate_ranges(PlannerInfo *root, RelOptInfo *rel, const aipg_key_m
 		conditions[i] = clause->condition;
 		values[i] = (NullableDatum){((Const *)value)->constvalue, ((Const *)value)->constisnull};
 	}
-	aipg_key_ranges_build(info->table, conditions, count, values, &ranges);
+	aipg_key_ranges_build(info->table, NULL, conditions, count, values, &ranges);
 	aipg_key_ranges_estimate(&ranges, info->name, rows, &bytes);
 	*rows = rel->tuples * Min(*rows / info->entries, 1);
 	return true;

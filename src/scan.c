@@ -112,7 +112,7 @@ static void compute_ranges(ForeignScanState *node) {
 	for (int i = 0; i < state->plan.condition_count; i++) {
 		values[i].value = ExecEvalExprSwitchContext(list_nth(state->values, i), context, &values[i].isnull);
 	}
-	aipg_key_ranges_build(state->table, state->plan.conditions, state->plan.condition_count, values, &state->ranges);
+	aipg_key_ranges_build(state->table, &state->view, state->plan.conditions, state->plan.condition_count, values, &state->ranges);
 	MemoryContextSwitchTo(caller);
 	state->ranges_known = true;
 	state->started = 0;
@@ -417,7 +417,7 @@ static bool analyze_table(Relation relation, AcquireSampleRowsFunc *function, Bl
 	double entries;
 	double bytes;
 
-	aipg_key_ranges_build(aipg_table_describe(relation), NULL, 0, NULL, &whole);
+	aipg_key_ranges_build(aipg_table_describe(relation), NULL, NULL, 0, NULL, &whole);
 	aipg_key_ranges_estimate(&whole, RelationGetRelationName(relation), &entries, &bytes);
 	*total_pages = (BlockNumber)Min(Max(bytes / BLCKSZ, 1), MaxBlockNumber);
 	*function = acquire_sample;

@@ -2,7 +2,6 @@
 
 #include "access.h"
 #include "catalog.h"
-#include "host.h"
 #include "key_codec.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
@@ -28,6 +27,7 @@ typedef struct shared_set {
 typedef struct shared_slots {
 	shared_set closed;
 	shared_set moving;
+	pg_atomic_uint64 opened_at[AIDB_SLOTS]; /* the sequence from which views have all rows of the slot */
 	pg_atomic_uint32 mover; /* the process id of the session that moves slots; 0: none does */
 	bool loaded;            /* under AddinShmemInitLock */
 } shared_slots;
@@ -58,6 +58,9 @@ void aipg_slots_shmem_startup(void) {
 	if (!found) {
 		init_set(&shared->closed);
 		init_set(&shared->moving);
+		for (uint32 slot = 0; slot < AIDB_SLOTS; slot++) {
+			pg_atomic_init_u64(&shared->opened_at[slot], 0);
+		}
 		pg_atomic_init_u32(&shared->mover, 0);
 		shared->loaded = false;
 	}
@@ -121,24 +124,41 @@ static void pg_attribute_noreturn() refuse(uint32 slot) {
 					errhint("Ask the coordinator which one, or use the cluster's tables there.")));
 }
 
-void aipg_slots_check(uint32 slot) {
+static void check(uint32 slot) {
 	if (has(&shared->closed, slot)) {
 		refuse(slot);
 	}
 }
 
-void aipg_slots_to_scan(aidb_slot_set *slots) {
+static void check_view(uint32 slot, const aipg_view *view) {
+	check(slot);
+	pg_read_barrier();
+	if (view->sequence < pg_atomic_read_u64(&shared->opened_at[slot])) {
+		ereport(ERROR, (errcode(AIPG_ERRCODE_STALE_MAP), errmsg("slot %u has come to this server after the snapshot was taken", slot),
+						errhint("Repeat the transaction.")));
+	}
+}
+
+bool aipg_slots_has(uint32 slot, const aipg_view *view) {
+	if (scanned != NULL && !aidb_slot_set_has(scanned, slot)) {
+		return false;
+	}
+	check_view(slot, view);
+	return true;
+}
+
+void aipg_slots_to_scan(aidb_slot_set *slots, const aipg_view *view) {
 	if (scanned == NULL) {
 		*slots = aipg_slots_closed();
 		for (uint32 i = 0; i < AIDB_SLOT_WORDS; i++) {
 			slots->words[i] = ~slots->words[i];
 		}
-		return;
+	} else {
+		*slots = *scanned;
 	}
-	*slots = *scanned;
 	for (uint32 slot = 0; slot < AIDB_SLOTS; slot++) {
 		if (aidb_slot_set_has(slots, slot)) {
-			aipg_slots_check(slot);
+			check_view(slot, view);
 		}
 	}
 }
@@ -153,25 +173,36 @@ static LOCKTAG lock_tag(uint32 number) {
 #define MOVING_LOCK 1 /* in common by who writes to slots that are moved; alone by who holds them */
 #define CHANGE_LOCK 2 /* by who closes or opens slots */
 
-void aipg_slots_enter(aidb_slice key) {
+/* False: the key is of no sharded table. */
+static bool slot_of_key(aidb_slice key, uint32 *slot) {
 	uint16 number;
-	uint32 slot;
 
 	memcpy(&number, key.data, sizeof(number));
-	number = pg_ntoh16(number);
-	if (number < AIPG_FIRST_SHARD_SLOT) {
+	*slot = (uint32)pg_ntoh16(number) - AIPG_FIRST_SHARD_SLOT;
+	return *slot < AIDB_SLOTS;
+}
+
+void aipg_slots_check_key(aidb_slice key, const aipg_view *view) {
+	uint32 slot;
+
+	if (slot_of_key(key, &slot)) {
+		check_view(slot, view);
+	}
+}
+
+void aipg_slots_enter(aidb_slice key) {
+	uint32 slot;
+
+	if (!slot_of_key(key, &slot)) {
 		return;
 	}
-	slot = (uint32)number - AIPG_FIRST_SHARD_SLOT;
-	if (slot < AIDB_SLOTS && has(&shared->moving, slot)) {
+	if (has(&shared->moving, slot)) {
 		LOCKTAG tag = lock_tag(MOVING_LOCK);
 
 		(void)LockAcquire(&tag, ShareLock, false, false);
 	}
 	pg_read_barrier(); /* who moves a slot closes it first, and then lets go of it */
-	if (slot < AIDB_SLOTS) {
-		aipg_slots_check(slot);
-	}
+	check(slot);
 }
 
 /* ---- The row --------------------------------------------------------------------------------------------- */
@@ -198,6 +229,19 @@ static aidb_slot_set decode(aidb_slice value) {
 	return set;
 }
 
+/* What was closed and is so no more has all its rows from here on. */
+static void set_closed(aidb_db *db, const aidb_slot_set *set) {
+	uint64 sequence = aidb_current_sequence(db);
+
+	for (uint32 slot = 0; slot < AIDB_SLOTS; slot++) {
+		if (has(&shared->closed, slot) && !aidb_slot_set_has(set, slot)) {
+			pg_atomic_write_u64(&shared->opened_at[slot], sequence);
+		}
+	}
+	pg_write_barrier();
+	assign(&shared->closed, set);
+}
+
 static void load(aidb_db *db) {
 	aidb_buffer *value = aipg_buffer_create();
 	aidb_slot_set set = {{0}};
@@ -208,7 +252,7 @@ static void load(aidb_db *db) {
 	} else if (rc != AIDB_NOT_FOUND) {
 		aipg_raise(rc, "could not read which slots are closed");
 	}
-	assign(&shared->closed, &set);
+	set_closed(db, &set);
 }
 
 void aipg_slots_start(aidb_db *db) {
@@ -254,26 +298,38 @@ void aipg_slots_forget(void) {
 	assign(&shared->closed, &none);
 }
 
-static void change(const aidb_slot_set *slots, bool close) {
+static void change(const aidb_slot_set *close, const aidb_slot_set *open) {
 	LOCKTAG tag = lock_tag(CHANGE_LOCK);
-	aidb_slot_set set;
+	aidb_slot_set before, set;
 
 	(void)LockAcquire(&tag, ExclusiveLock, false, false);
-	set = aipg_slots_closed();
+	before = set = aipg_slots_closed();
 	for (uint32 i = 0; i < AIDB_SLOT_WORDS; i++) {
-		set.words[i] = close ? set.words[i] | slots->words[i] : set.words[i] & ~slots->words[i];
+		set.words[i] = (set.words[i] | close->words[i]) & ~open->words[i];
 	}
-	write_row(&set);
-	aipg_fault_point(close ? "slots_closed" : "slots_opened");
-	assign(&shared->closed, &set);
+	if (memcmp(&before, &set, sizeof(set)) != 0) {
+		write_row(&set);
+		set_closed(aipg_store(), &set);
+	}
 }
 
 void aipg_slots_close(const aidb_slot_set *slots) {
-	change(slots, true);
+	aidb_slot_set none = {{0}};
+
+	change(slots, &none);
 }
 
 void aipg_slots_open(const aidb_slot_set *slots) {
-	change(slots, false);
+	aidb_slot_set none = {{0}};
+
+	change(&none, slots);
+}
+
+void aipg_slots_keep(const aidb_slot_set *slots) {
+	aidb_slot_set all;
+
+	memset(&all, 0xFF, sizeof(all));
+	change(&all, slots);
 }
 
 /* ---- Moving ---------------------------------------------------------------------------------------------- */

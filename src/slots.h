@@ -15,6 +15,7 @@
 
 #include "postgres.h"
 
+#include "access.h"
 #include "aidb.h"
 #include "placement/slot_set.h"
 
@@ -26,10 +27,14 @@ extern void aipg_slots_init(void);
 
 /* -- for statements -- */
 
-/* The slots that a scan of a whole table goes through: those that aidb.slots names, or all that are not closed. */
-extern void aipg_slots_to_scan(aidb_slot_set *slots);
-/* Raises IA001 when the slot is closed. To be called with a snapshot taken: what is there then stays visible to that. */
-extern void aipg_slots_check(uint32 slot);
+/* The slots that a scan of a whole table goes through: those that aidb.slots names, or all that are not closed. Raises as the
+ * next. */
+extern void aipg_slots_to_scan(aidb_slot_set *slots, const aipg_view *view);
+/* Whether rows of the slot are to be looked for: not when aidb.slots names others. Raises IA001 when it is closed,
+ * or was opened after the view was taken, which may miss rows that came before. What the view sees of a slot that is open stays there. */
+extern bool aipg_slots_has(uint32 slot, const aipg_view *view);
+/* The same for the slot of a stored key, whatever aidb.slots names. */
+extern void aipg_slots_check_key(aidb_slice key, const aipg_view *view);
 /* Before a row under this key is locked or written: waits while its slot is held, and raises IA001 when it is closed. */
 extern void aipg_slots_enter(aidb_slice key);
 
@@ -39,6 +44,8 @@ extern aidb_slot_set aipg_slots_closed(void);
 /* Durable, and in the stream. Raises. */
 extern void aipg_slots_close(const aidb_slot_set *slots);
 extern void aipg_slots_open(const aidb_slot_set *slots);
+/* Opens these, and closes all others; writes nothing when that is so. */
+extern void aipg_slots_keep(const aidb_slot_set *slots);
 /* By who has opened the store, before anybody else uses it. */
 extern void aipg_slots_start(aidb_db *db);
 

@@ -214,7 +214,7 @@ static int scale(const options *given) {
 	bool rebalances = given->count == 1 && strcmp(given->words[0], "rebalance") == 0;
 	bool drains = given->count == 3 && strcmp(given->words[0], "group") == 0 && strcmp(given->words[1], "drain") == 0;
 	aidb_scaling_arguments arguments = {.conninfo = given->conninfo,
-										.drain = drains && !given->backup.dry_run ? given->words[2] : NULL,
+										.drain = drains ? given->words[2] : NULL,
 										.dry_run = given->backup.dry_run,
 										.json = given->json,
 										.slots_per_move = given->slots_per_move};

@@ -119,6 +119,7 @@ int aidb_scaling_run(const aidb_scaling_arguments *arguments) {
 		.conninfo = arguments->conninfo,
 		.slots_per_move = arguments->slots_per_move > 0 ? arguments->slots_per_move : AIDB_SLOTS_PER_MOVE,
 		.dry_run = arguments->dry_run,
+		.without = arguments->drain,
 		.plan = show_plan,
 		.report = show_progress,
 		.moved = show_moved,
@@ -126,7 +127,7 @@ int aidb_scaling_run(const aidb_scaling_arguments *arguments) {
 		.argument = &self,
 	};
 
-	if ((arguments->drain != NULL && !drain(arguments, &trouble)) || !aidb_rebalance_run(&rebalance, &trouble)) {
+	if ((arguments->drain != NULL && !arguments->dry_run && !drain(arguments, &trouble)) || !aidb_rebalance_run(&rebalance, &trouble)) {
 		fprintf(stderr, "%saidb-admin: %s\n", self.is_terminal ? "\r\033[K" : "", trouble.text);
 		return 1;
 	}

@@ -79,6 +79,29 @@ static void execute_on_all(const char *const *statements, int count) {
 	}
 }
 
+/* A group refuses slots of others from its first table on: its replicas, which may be behind, know that they lack their rows. */
+static void keep_slots_on(const router_group *group) {
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT aidb.keep_slots('{");
+	for (uint32 slot = 0, count = 0; slot < AIDB_SLOTS; slot++) {
+		if (aidb_slot_set_has(&group->slots, slot)) {
+			appendStringInfo(&sql, "%s%u", count++ > 0 ? "," : "", slot);
+		}
+	}
+	appendStringInfoString(&sql, "}')");
+	execute_on(group, sql.data);
+}
+
+static void keep_slots_on_all(void) {
+	int groups = router_map_get()->group_count;
+
+	for (int i = 0; i < groups && i < router_map_get()->group_count; i++) {
+		keep_slots_on(&router_map_get()->groups[i]);
+	}
+}
+
 static Oid relation_in_aidb(const char *name) {
 	Oid schema = get_namespace_oid("aidb", true);
 
@@ -174,6 +197,7 @@ static void create_on_all(Oid relid) {
 
 	table_close(relation, NoLock);
 	execute_on_all(statements, lengthof(statements));
+	keep_slots_on_all();
 }
 
 /* ---- DROP and TRUNCATE ------------------------------------------------------------------------------------- */
@@ -424,6 +448,7 @@ Datum router_sql_make_tables(PG_FUNCTION_ARGS) {
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("the group has the tables already")));
 	}
 	router_commit_in_two_phases();
+	keep_slots_on(group);
 	foreach(cell, tables) {
 		make_table_on(group_id, router_map_group(router_map_get(), like_id), lfirst_oid(cell));
 	}

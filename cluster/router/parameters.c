@@ -58,7 +58,7 @@ Bitmapset *router_groups_of(const router_map *map, const aipg_table *table, cons
 	for (int i = 0; i < count; i++) {
 		values[i].value = ExecEvalExpr((ExprState *)list_nth(expressions, i), context, &values[i].isnull);
 	}
-	aipg_key_ranges_build(table, conditions, count, values, &ranges);
+	aipg_key_ranges_build(table, NULL, conditions, count, values, &ranges);
 	for (int i = 0; i < ranges.count; i++) {
 		groups = bms_add_member(groups, group_of_key(map, ranges.range[i].lower));
 	}

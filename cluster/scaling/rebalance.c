@@ -15,11 +15,13 @@ static bool open_catalog(aidb_session *catalog, const char *conninfo, aidb_troub
 
 /* ---- The plan --------------------------------------------------------------------------------------------- */
 
-static PGresult *read_plan(aidb_session *catalog) {
+static PGresult *read_plan(aidb_session *catalog, const char *without) {
+	aidb_value value = aidb_value_text(without);
+
 	return aidb_session_query(catalog,
 							  "SELECT source_id, target_id, array_to_string(array_agg(slot ORDER BY slot), ' ')"
-							  " FROM aidb.planned_moves() GROUP BY 1, 2 ORDER BY 1, 2",
-							  0, NULL, false);
+							  " FROM aidb.planned_moves($1) GROUP BY 1, 2 ORDER BY 1, 2",
+							  1, &value, false);
 }
 
 static aidb_slot_set slots_of(const char *text) {
@@ -93,8 +95,8 @@ static bool has_room(const aidb_planned *plans, uint32_t count, aidb_trouble *tr
 	return true;
 }
 
-static bool make_plan(aidb_session *catalog, aidb_planned **plans, uint32_t *count) {
-	PGresult *result = read_plan(catalog);
+static bool make_plan(const aidb_rebalance *rebalance, aidb_session *catalog, aidb_planned **plans, uint32_t *count) {
+	PGresult *result = read_plan(catalog, rebalance->dry_run ? rebalance->without : NULL);
 	bool done = result != NULL;
 
 	*count = 0;
@@ -194,7 +196,7 @@ bool aidb_rebalance_run(const aidb_rebalance *rebalance, aidb_trouble *trouble) 
 	aidb_planned *plans = NULL;
 	uint32_t count;
 	bool done = open_catalog(&catalog, rebalance->conninfo, trouble) && (rebalance->dry_run || finish(rebalance, &catalog)) &&
-				make_plan(&catalog, &plans, &count) && run_plan(rebalance, &catalog, plans, count);
+				make_plan(rebalance, &catalog, &plans, &count) && run_plan(rebalance, &catalog, plans, count);
 
 	free(plans);
 	aidb_session_close(&catalog);

@@ -20,6 +20,7 @@ typedef struct aidb_rebalance {
 	const char *conninfo;    /* of the catalog */
 	uint32_t slots_per_move; /* 1 to AIDB_SLOTS */
 	bool dry_run;            /* ends with the plan */
+	const char *without;     /* plans as if this group were drained, in a dry run; NULL: as it is */
 	/* All may be NULL. The plan, before anything is done; false: it is not to be. */
 	bool (*plan)(void *argument, const aidb_planned *plans, uint32_t count);
 	void (*report)(void *argument, const aidb_slot_move *move);

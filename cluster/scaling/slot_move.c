@@ -19,6 +19,7 @@
 #define HOLD_WAIT "80ms" /* for transactions that have written to the slots, while others wait behind */
 #define HOLD_PAUSE_MS 50
 #define HOLD_LIMIT_MS 1000 /* then writers go on, and it is tried again */
+#define HOLD_SILENCE "2s"  /* when the source hears nothing for so long, it lets go of the slots by ending the session */
 #define END_LIMIT_MS 10000 /* for sessions that are told to end */
 
 typedef struct mover {
@@ -375,7 +376,10 @@ static bool compare(mover *self) {
 static int try_hold(mover *self, uint64_t *sequence) {
 	int64_t newest;
 
-	if (aidb_session_number(&self->source, "SELECT aidb.slots_hold()", 0, NULL, &newest)) {
+	if (aidb_session_number(
+			&self->source,
+			"SELECT sequence FROM (SELECT set_config('idle_session_timeout', '" HOLD_SILENCE "', false)) s, aidb.slots_hold() sequence", 0, NULL,
+			&newest)) {
 		*sequence = (uint64_t)newest;
 		return 1;
 	}
@@ -392,6 +396,12 @@ static bool mark(mover *self) {
 		return fail(self->source.trouble, "%s: a transaction has been open for " MARK_WAIT "; see pg_stat_activity there", self->source.name);
 	}
 	return done && aidb_session_run(&self->source, "SET lock_timeout = '" HOLD_WAIT "'", 0, NULL);
+}
+
+static bool release(mover *self) {
+	return aidb_session_run(&self->source,
+							"SELECT aidb.slots_release(), set_config('idle_session_timeout', '0', false), set_config('lock_timeout', '0', false)", 0,
+							NULL);
 }
 
 /* Nobody writes to the slots, and all that was written is at the target. */
@@ -414,7 +424,7 @@ static bool hold_once(mover *self, uint64_t *begun_us, bool *held) {
 		return false;
 	}
 	*held = self->changes.read >= sequence && aidb_changes_is_settled(&self->changes, NULL);
-	return *held || (aidb_session_run(&self->source, "SELECT aidb.slots_release()", 0, NULL) && mark(self));
+	return *held || (release(self) && mark(self));
 }
 
 static bool hold(mover *self, uint64_t *begun_us) {
@@ -428,8 +438,7 @@ static bool hold(mover *self, uint64_t *begun_us) {
 			return false;
 		}
 	}
-	return held ? aidb_session_run(&self->source, "SET lock_timeout = 0", 0, NULL)
-				: fail(self->source.trouble, "%s: transactions that write to the slots do not end; try again when there are none that last",
+	return held || fail(self->source.trouble, "%s: transactions that write to the slots do not end; try again when there are none that last",
 					   self->source.name);
 }
 
@@ -453,7 +462,7 @@ static bool hand_over(mover *self) {
 	}
 	report(self, "open");
 	if (!on_slots(self, &self->target, "SELECT aidb.open_slots($1::int[])") ||
-		!aidb_session_run(&self->source, "SELECT aidb.slots_release()", 0, NULL)) {
+		!release(self)) {
 		return false;
 	}
 	self->move->progress.hold_ms = (double)(now_us() - begun_us) / 1000;

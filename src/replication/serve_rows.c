@@ -11,6 +11,7 @@
 #include "replication/rows_format.h"
 #include "catalog.h"
 #include "role.h"
+#include "slots.h"
 #include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(aipg_sql_rows_get);
@@ -94,6 +95,7 @@ Datum aipg_sql_rows_get(PG_FUNCTION_ARGS) {
 			refuse_malformed();
 		}
 		check_key(key);
+		aipg_slots_check_key(key, &view);
 		if (aipg_get(&view, key, value)) {
 			append_string(&answer, (aidb_slice){value->data, value->size});
 		} else {
@@ -120,6 +122,7 @@ Datum aipg_sql_rows_scan(PG_FUNCTION_ARGS) {
 		refuse_malformed();
 	}
 	view = aipg_view_of(GetActiveSnapshot(), InvalidOid);
+	aipg_slots_check_key(lower, &view);
 	begin_answer(&answer, &view);
 	more_at = answer.len;
 	appendStringInfoChar(&answer, 0);

@@ -33,6 +33,7 @@
 PG_FUNCTION_INFO_V1(aipg_sql_closed_slots);
 PG_FUNCTION_INFO_V1(aipg_sql_close_slots);
 PG_FUNCTION_INFO_V1(aipg_sql_open_slots);
+PG_FUNCTION_INFO_V1(aipg_sql_keep_slots);
 PG_FUNCTION_INFO_V1(aipg_sql_slots_mark);
 PG_FUNCTION_INFO_V1(aipg_sql_slots_hold);
 PG_FUNCTION_INFO_V1(aipg_sql_slots_release);
@@ -109,6 +110,15 @@ Datum aipg_sql_open_slots(PG_FUNCTION_ARGS) {
 	aipg_store();
 	aipg_role_check_write();
 	aipg_slots_open(&slots);
+	PG_RETURN_VOID();
+}
+
+Datum aipg_sql_keep_slots(PG_FUNCTION_ARGS) {
+	aidb_slot_set slots = slots_argument(fcinfo, 0);
+
+	aipg_store();
+	aipg_role_check_write();
+	aipg_slots_keep(&slots);
 	PG_RETURN_VOID();
 }
 

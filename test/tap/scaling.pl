@@ -13,7 +13,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 my $catalog = AidbNode->launch('catalog');
-my %node = map { $_ => AidbNode->launch($_) } qw(a b c);
+my %node = map { $_ => AidbNode->launch($_, conf => "aidb.row_cache = '16MB'") } qw(a b c);
 my $temporary = PostgreSQL::Test::Utils::tempdir();
 my ($output, $errors);
 
@@ -154,6 +154,7 @@ ok((grep { $_ > 3000 } values %part) == 3, 'each group has some');
 
 my $same = 'SELECT count(*), sum(id), md5(string_agg(v, chr(44) ORDER BY id)) FROM item WHERE id > 100000';
 like(error_of($catalog, q{SELECT aidb.remove_group('gc')}), qr/55006.*keeps \d+ slots.*group drain/s, 'a group with slots stays');
+like(admin_ok('group', 'drain', 'gc', '--dry-run'), qr/^would move \d+ slots from group gc to group ga.*\nwould move \d+ slots from group gc to group gb.*\n$/, 'what would move');
 start_writers(3);
 admin_ok('group', 'drain', 'gc', '--slots-per-move=40');
 check_writers('shrinking');
@@ -185,6 +186,29 @@ sub is_stopped {
 	return (<$in> =~ /\) (\S)/)[0] eq 'T';
 }
 
+# What transactions have written that end while the hold waits for them is in what is handed over last; who comes then waits.
+for my $round (1 .. 6) {
+	my ($source, $target) = turn_round();
+	my @ids = split /\n/, $node{$source}->safe_psql('postgres', 'SELECT id FROM item WHERE id > 100000 ORDER BY id LIMIT 400');
+	my @sessions = map { AidbSession->connect($catalog) } 0 .. 1;
+	local $ENV{AIDB_FAULT_POINT} = 'move_hold';
+	my $mover = IPC::Run::start([ './aidb-admin', '--conninfo=' . $catalog->conninfo, 'rebalance', '--slots-per-move=256' ], '<', \undef, '>', \$output, '2>', \$errors);
+	my $pid = $mover->{KIDS}[0]{PID};
+	sleep 0.005 until is_stopped($pid);
+	for my $half (0, 1) {
+		my $list = join ',', grep { ($_ + $half) % 2 } @ids;
+		my @states = map { $sessions[$half]->run($_) } 'BEGIN', "UPDATE item SET v = 'round $round' WHERE id IN ($list)";
+		die "@states" if "@states" ne '00000 00000';
+	}
+	kill 'CONT', $pid;
+	sleep 0.11 + 0.03 * $round;
+	is($_->run('COMMIT'), '00000', "round $round: a transaction ends while slots are about to be handed over") for @sessions;
+	until (!$mover->pumpable) { $mover->pump_nb; kill 'CONT', $pid; sleep 0.01 }
+	ok($mover->finish, 'they are') or diag("$output$errors");
+	is(ask('SELECT count(*) FROM item WHERE id IN (' . join(',', @ids) . qq{) AND v = 'round $round'}), scalar @ids, 'and what it wrote with them');
+}
+$everything = ask($same);
+
 start_writers(2);
 for my $step (qw(begin copy follow mark compare hold close record open purge)) {
 	for my $victim (qw(mover source target)) {
@@ -213,5 +237,96 @@ for my $step (qw(begin copy follow mark compare hold close record open purge)) {
 	}
 }
 check_writers('killed at every step');
+
+# ---- Replicas -----------------------------------------------------------------------------------------------------------
+
+# Reads at standbys and caching read nodes see every row, too, wherever it is just then.
+$node{$_} = AidbNode->launch($_, conf => "aidb.row_cache = '16MB'") for qw(d e f g);
+ask("SELECT aidb.add_node('$_', '" . $node{$_}->conninfo . "')") for qw(d e f g);
+ask(q{UPDATE aidb.node_group SET synchronous = true WHERE name = 'ga'; SELECT aidb.add_replica('ga', 'd'), aidb.add_replica('gb', 'e'), aidb.add_replica('gc', 'f'), aidb.add_replica('ga', 'g', 'cache')});
+$catalog->wait_for(q{SELECT in_sync FROM aidb.groups WHERE name = 'ga'}, 'd');
+$node{$_}->wait_for('SELECT state FROM aidb.node_status()', 'streaming') for qw(d e f g);
+ask("SELECT aidb.drain_group('gc', false)");
+admin_ok('rebalance');
+
+# A group that has left and come back gives its tables their numbers again: nothing of that removes rows of a replica.
+for my $standby (qw(d e f)) {
+	my ($group) = grep { ask(qq{SELECT count(*) FROM aidb.nodes WHERE name = '$standby' AND "group" = '$_'}) } qw(ga gb gc);
+	my $primary = ask(qq{SELECT "primary" FROM aidb.groups WHERE name = '$group'});
+	my $rows = $node{$primary}->safe_psql('postgres', 'SELECT count(*), sum(id) FROM item');
+	$node{$standby}->wait_for('SELECT count(*), sum(id) FROM item', $rows);
+	is($node{$standby}->safe_psql('postgres', 'SELECT count(*), sum(id) FROM item'), $rows, "standby $standby has the rows of $primary");
+}
+
+sub read_from {
+	my ($where, $journal, $stop) = @_;
+	my $session = AidbSession->connect($catalog) or return;
+	$session->run("SET aidb.read_from = '$where'");
+	my ($good, $again) = (0, 0);
+	while (!-e $stop) {
+		my $key = 100001 + int rand 20000;
+		for my $query ('SELECT count(*), sum(id) FROM item WHERE id > 100000', "SELECT count(*), sum(id) FROM item WHERE id IN ($key, 100001)", "SELECT count(*), sum(id) FROM item WHERE id = $key") {
+			my $state;
+			while (($state = $session->run($query)) ne '00000') {
+				$again++;
+				return print {$journal} "failed $state\n" unless $state =~ /^(?:40001|08006)$/;
+			}
+			my $sum = $query =~ /> 100000/ ? '20000|' . 110000.5 * 20000 : $query =~ /IN/ ? '2|' . ($key + 100001) : "1|$key";
+			$sum = '1|100001' if $key == 100001;
+			chomp(my $got = $session->{output});
+			return print {$journal} "failed: at $where '$query' gives $got\n" if $got ne $sum;
+			$good++;
+		}
+	}
+	print {$journal} "refused again $again\n" if $again;
+	return $good;
+}
+
+sub start_reader {
+	my ($number, $where) = @_;
+	my $pid = fork // die "fork: $!";
+	if ($pid == 0) {
+		open my $journal, '>', "$temporary/journal$number" or POSIX::_exit(1);
+		read_from($where, $journal, "$temporary/stop");
+		close $journal;
+		POSIX::_exit(0);
+	}
+	push @writers, { pid => $pid, number => $number };
+	return;
+}
+
+start_writers(2);
+start_reader(10 + $_, (qw(primary standby cache))[$_]) for 0 .. 2;
+sleep 0.3;
+admin_ok('group', 'drain', 'gc');
+admin_ok('group', 'undrain', 'gc');
+admin_ok('rebalance', '--slots-per-move=8');
+sleep 0.3;
+check_writers('with replicas');
+
+# A failover in the middle undoes the move, and the next attempt does it.
+for my $step (qw(compare close)) {
+	start_writers(2);
+	start_reader(10, 'primary');
+	admin_ok('group', 'undrain', 'ga');
+	admin_ok('rebalance');
+	local $ENV{AIDB_FAULT_POINT} = "move_$step";
+	my $primary = ask(q{SELECT "primary" FROM aidb.groups WHERE name = 'ga'});
+	my $mover = IPC::Run::start([ './aidb-admin', '--conninfo=' . $catalog->conninfo, 'group', 'drain', 'ga', '--slots-per-move=256' ], '<', \undef, '>', \$output, '2>', \$errors);
+	my $pid = $mover->{KIDS}[0]{PID};
+	sleep 0.005 until is_stopped($pid);
+	ask(q{SELECT aidb.failover('ga')});
+	$catalog->wait_for(qq{SELECT count(*) FROM aidb.groups WHERE name = 'ga' AND "primary" = '$primary'}, 0);
+	$catalog->wait_for(q{SELECT in_sync IS NOT NULL FROM aidb.groups WHERE name = 'ga'}, 't');
+	until (!$mover->pumpable) { $mover->pump_nb; kill 'CONT', $pid; sleep 0.01 }
+	ok(!$mover->finish, "a failover of the source at step $step ends the move");
+	like($errors, qr/node "$primary" of group "ga".*not the primary|node "$primary" of group "ga".*(?:terminating|closed)/, 'with the reason');
+	delete $ENV{AIDB_FAULT_POINT};
+	$catalog->wait_for('SELECT count(*) FROM aidb.slot_move', 0);
+	admin_ok('rebalance');
+	is(slots_of('ga'), 0, 'the next attempt does it');
+	check_writers("failover at step $step");
+	is(ask($same), $everything, 'and the rows are the same');
+}
 
 done_testing();
