@@ -36,6 +36,12 @@ void answer_batch(test_answer *answer, aipg_event_kind kind, uint64_t sequence, 
 	add_put(answer, kind, sequence, tag, (aidb_slice){key, strlen(key)}, (aidb_slice){"value", 5});
 }
 
+void answer_row(test_answer *answer, aipg_event_kind kind, uint64_t sequence, uint64_t tag, uint32_t slot, char name) {
+	const uint8_t key[] = {(uint8_t)((slot + 1) >> 8), (uint8_t)(slot + 1), 0x80, 0, 0, 1, (uint8_t)name};
+
+	add_put(answer, kind, sequence, tag, (aidb_slice){key, sizeof(key)}, (aidb_slice){"value", 5});
+}
+
 void answer_decision(test_answer *answer, aipg_event_kind kind, uint64_t sequence, uint64_t tag) {
 	add_event(answer, &(aipg_stream_event){.kind = kind, .sequence = sequence, .tag = tag});
 }

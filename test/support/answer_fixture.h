@@ -21,6 +21,8 @@ typedef struct test_answer {
 void answer_begin(test_answer *answer, uint64_t store, uint64_t from);
 /* A commit, or a batch of a transaction, that writes one row. */
 void answer_batch(test_answer *answer, aipg_event_kind kind, uint64_t sequence, uint64_t tag, const char *key);
+/* The same of a row of a sharded table, with a key of one letter. */
+void answer_row(test_answer *answer, aipg_event_kind kind, uint64_t sequence, uint64_t tag, uint32_t slot, char name);
 void answer_decision(test_answer *answer, aipg_event_kind kind, uint64_t sequence, uint64_t tag);
 void answer_mark(test_answer *answer, uint64_t sequence, const char *name, uint64_t clock_us);
 /* Its bytes, valid until it is changed. */
