@@ -304,6 +304,27 @@ admin_ok('rebalance', '--slots-per-move=8');
 sleep 0.3;
 check_writers('with replicas');
 
+# The client library, which goes to nodes by itself: random operations give what a model says, and loads keep what was acknowledged.
+ask('CREATE FOREIGN TABLE store (key bytea PRIMARY KEY, value bytea) SERVER aidb_cluster; CREATE FOREIGN TABLE loaded (key bytea PRIMARY KEY, value bytea) SERVER aidb_cluster');
+my $seed = 1;
+for my $where (qw(primary standby cache)) {
+	my (%said, %run);
+	$run{model} = IPC::Run::start([ './client', $catalog->conninfo, 'store', "read_from=$where", 'timeout=20000', 'model', $seed++, 300 ], '<', \undef, '&>', \$said{model});
+	$run{load} = IPC::Run::start([ './client', $catalog->conninfo, 'loaded', "read_from=$where", 'timeout=20000', 'load', 2, 3 ], '<', \undef, '&>', \$said{load});
+	my $moves = 0;
+	while ($run{model}->pumpable || $run{load}->pumpable) {
+		$_->pumpable && $_->pump_nb for values %run;
+		admin('group', $moves % 2 ? 'undrain' : 'drain', 'gc') or diag($errors);
+		admin('rebalance') or diag($errors);
+		$moves++;
+	}
+	$_->finish for values %run;
+	is($said{model}, "300 rounds\n", "random operations of a client that reads from the $where, while slots have moved $moves times");
+	like($said{load}, qr/^\d+ rows acknowledged, 0 batches failed\n$/, 'and a load');
+	note($said{load});
+	ask('SET aidb.multi_group_writes = separately; DELETE FROM store; DELETE FROM loaded');
+}
+
 # A failover in the middle undoes the move, and the next attempt does it.
 for my $step (qw(compare close)) {
 	start_writers(2);
