@@ -371,6 +371,38 @@ CREATE TABLE slot_history (
 );
 COMMENT ON TABLE slot_history IS 'moves of slots that are over; hold: for how long nobody could write to them';
 
+CREATE TABLE autoscale (
+	group_id integer PRIMARY KEY REFERENCES node_group ON DELETE CASCADE,
+	min_caches integer NOT NULL CHECK (min_caches BETWEEN 0 AND 7),
+	max_caches integer NOT NULL CHECK (max_caches BETWEEN min_caches AND 7),
+	target_reads float8 NOT NULL CHECK (target_reads > 0),
+	target_latency_ms float8 NOT NULL CHECK (target_latency_ms >= 0),
+	max_lag_ms float8 NOT NULL CHECK (max_lag_ms >= 0),
+	min_hit_rate float8 NOT NULL CHECK (min_hit_rate BETWEEN 0 AND 1),
+	up_after_s float8 NOT NULL CHECK (up_after_s >= 0),
+	down_after_s float8 NOT NULL CHECK (down_after_s >= 0),
+	pause_s float8 NOT NULL CHECK (pause_s >= 0),
+	dry_run boolean NOT NULL,
+	looked_at timestamptz,
+	finding text,
+	reads float8,
+	latency_ms float8,
+	lag_ms float8,
+	hit_rate float8
+);
+COMMENT ON TABLE autoscale IS 'groups whose number of caching read nodes goes by their load, and what was found last';
+
+CREATE TABLE scaling (
+	scaling_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	group_name text NOT NULL,
+	action text NOT NULL,
+	dry_run boolean NOT NULL,
+	caches integer NOT NULL,
+	reason text NOT NULL
+);
+COMMENT ON TABLE scaling IS 'what was done, or would have been, to the number of caching read nodes, and why';
+
 CREATE SEQUENCE index_id MINVALUE 2147483648 MAXVALUE 4294967295;
 
 CREATE TABLE member (
@@ -401,6 +433,8 @@ SELECT pg_catalog.pg_extension_config_dump('aidb.slot', '');
 SELECT pg_catalog.pg_extension_config_dump('aidb.index_id', '');
 SELECT pg_catalog.pg_extension_config_dump('aidb.event', '');
 SELECT pg_catalog.pg_extension_config_dump('aidb.slot_move', '');
+SELECT pg_catalog.pg_extension_config_dump('aidb.autoscale', '');
+SELECT pg_catalog.pg_extension_config_dump('aidb.scaling', '');
 SELECT pg_catalog.pg_extension_config_dump('aidb.slot_history', '');
 
 CREATE FUNCTION announce() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -576,6 +610,40 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION record_move(integer[], integer, integer) IS 'for aidb-admin: the slots are kept by another group from now on';
 
+CREATE FUNCTION set_autoscale("group" text, min_caches integer, max_caches integer, target_reads float8, target_latency_ms float8 DEFAULT 0,
+							  max_lag_ms float8 DEFAULT 10000, min_hit_rate float8 DEFAULT 0.1, up_after interval DEFAULT '30 s',
+							  down_after interval DEFAULT '10 min', pause interval DEFAULT '1 min', dry_run boolean DEFAULT false)
+RETURNS void LANGUAGE plpgsql STRICT AS $$
+BEGIN
+	INSERT INTO aidb.autoscale AS a VALUES (aidb.group_of("group"), min_caches, max_caches, target_reads, target_latency_ms, max_lag_ms, min_hit_rate,
+		extract(epoch FROM up_after), extract(epoch FROM down_after), extract(epoch FROM pause), dry_run)
+	ON CONFLICT (group_id) DO UPDATE SET min_caches = excluded.min_caches, max_caches = excluded.max_caches,
+		target_reads = excluded.target_reads, target_latency_ms = excluded.target_latency_ms, max_lag_ms = excluded.max_lag_ms,
+		min_hit_rate = excluded.min_hit_rate, up_after_s = excluded.up_after_s, down_after_s = excluded.down_after_s,
+		pause_s = excluded.pause_s, dry_run = excluded.dry_run;
+END $$;
+COMMENT ON FUNCTION set_autoscale(text, integer, integer, float8, float8, float8, float8, interval, interval, interval, boolean)
+IS 'let a group have as many caching read nodes as its reads per second ask for, each with about target_reads';
+
+CREATE FUNCTION stop_autoscale("group" text) RETURNS void LANGUAGE sql STRICT AS $$
+	DELETE FROM aidb.autoscale WHERE group_id = aidb.group_of("group")
+$$;
+COMMENT ON FUNCTION stop_autoscale(text) IS 'leave the number of caching read nodes of a group as it is';
+
+CREATE FUNCTION note_scaling("group" text, action text, reason text, numbers float8[]) RETURNS void LANGUAGE plpgsql STRICT AS $$
+DECLARE
+	of integer := aidb.group_of("group");
+BEGIN
+	UPDATE aidb.autoscale SET looked_at = clock_timestamp(), finding = reason, reads = numbers[1], latency_ms = numbers[2], lag_ms = numbers[3],
+		hit_rate = CASE WHEN numbers[4] >= 0 THEN numbers[4] END WHERE group_id = of;
+	IF action <> '' THEN
+		INSERT INTO aidb.scaling (group_name, action, dry_run, caches, reason)
+		SELECT "group", note_scaling.action, a.dry_run, numbers[5], note_scaling.reason FROM aidb.autoscale a WHERE a.group_id = of;
+		INSERT INTO aidb.event (severity, group_name, message) VALUES ('info', "group", format('group %s: %s a caching read node: %s', "group", action, reason));
+	END IF;
+END $$;
+COMMENT ON FUNCTION note_scaling(text, text, text, float8[]) IS 'for coordinators: write down what was found and done';
+
 CREATE FUNCTION moves_broken_off() RETURNS boolean LANGUAGE sql VOLATILE AS $$
 	SELECT EXISTS (SELECT FROM aidb.slot_move) AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l
 		WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.classid::bigint << 32 | l.objid::bigint = 7017294236571234561
@@ -748,7 +816,9 @@ REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remo
 	add_replica(text, text, text), remove_replica(text, text), failover(text, text, boolean),
 	group_compare_and_set(integer, bigint, bigint, integer, integer), lease(text, integer), announce(), announce_event(), map_changed(),
 	has_tables(), prepare_primary(integer), make_tables(integer), drop_tables(integer), wanted_slots(text), planned_moves(text),
-	drain_group(text, boolean), remove_group(text), record_move(integer[], integer, integer), moves_broken_off(), slot_placement(integer[], float8[]), finish_transactions(), catalog_script(), hold_definitions(), check_locale(text, text, text), partial_int2(int2),
+	drain_group(text, boolean), remove_group(text), record_move(integer[], integer, integer), moves_broken_off(),
+	set_autoscale(text, integer, integer, float8, float8, float8, float8, interval, interval, interval, boolean), stop_autoscale(text),
+	note_scaling(text, text, text, float8[]), slot_placement(integer[], float8[]), finish_transactions(), catalog_script(), hold_definitions(), check_locale(text, text, text), partial_int2(int2),
 	partial_int4(int4), partial_int8(int8), partial_numeric(numeric), partial_float4(float4), partial_float8(float8),
 	partial_interval(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_handler() FROM PUBLIC;

@@ -9,6 +9,8 @@
 #include "client/link.h"
 #include "control/failover.h"
 #include "control/health.h"
+#include "coordinator/job.h"
+#include "coordinator/scaler.h"
 #include "coordinator/slot_keeper.h"
 
 #define MAX_NODES 256u
@@ -20,6 +22,7 @@
 #define CATALOG_TIMEOUT_MS 3000u
 #define FINISH_INTERVAL_MS 5000
 #define FOLLOW_INTERVAL_MS 2000u
+#define SCALER_INTERVAL_MS 10000u
 #define FINISH_TIMEOUT_MS 60000
 #define READ_INTERVAL_MS 2000u
 #define MAX_ANSWERS 64u
@@ -72,6 +75,9 @@ struct aidb_coordinator {
 	aidb_link *finisher; /* to the catalog as well, for what may have to wait for nodes */
 	uint64_t finish_at_ms;
 	aidb_slot_keeper *keeper;
+	aidb_scaler_options scaling;
+	aidb_job scaler;
+	uint64_t scale_at_ms; /* not before that is the scaler started again */
 	node nodes[MAX_NODES];
 	uint32_t node_count;
 	group groups[MAX_GROUPS];
@@ -707,6 +713,17 @@ static void finish_transactions(aidb_coordinator *self, uint64_t now) {
 						 0, NULL, FINISH_TIMEOUT_MS, now, NULL, NULL);
 }
 
+/* It runs all the time, and acts while this daemon does. */
+static void see_to_scaler(aidb_coordinator *self, uint64_t now) {
+	int status;
+
+	(void)aidb_job_has_ended(&self->scaler, &status);
+	if (self->scaler.pid == 0 && now >= self->scale_at_ms) {
+		self->scale_at_ms = now + SCALER_INTERVAL_MS;
+		(void)aidb_job_start(&self->scaler, aidb_scaler_run, &self->scaling);
+	}
+}
+
 aidb_coordinator *aidb_coordinator_create(const aidb_coordinator_options *options) {
 	aidb_coordinator *self = calloc(1, sizeof(*self));
 
@@ -726,6 +743,7 @@ aidb_coordinator *aidb_coordinator_create(const aidb_coordinator_options *option
 		free(self);
 		return NULL;
 	}
+	self->scaling = (aidb_scaler_options){options->conninfo, options->name, options->scale_command, options->scale_interval_ms};
 	aidb_link_on_notify(self->catalog, take_notification, self);
 	(void)aidb_link_send(self->catalog, "LISTEN aidb_cluster", 0, NULL, CATALOG_TIMEOUT_MS, now_ms(), NULL, NULL);
 	return self;
@@ -743,6 +761,7 @@ void aidb_coordinator_destroy(aidb_coordinator *self) {
 	aidb_link_destroy(self->catalog);
 	aidb_link_destroy(self->finisher);
 	aidb_slot_keeper_destroy(self->keeper);
+	aidb_job_stop(&self->scaler);
 	free(self);
 }
 
@@ -784,6 +803,7 @@ void aidb_coordinator_step(aidb_coordinator *self) {
 	}
 	finish_transactions(self, now);
 	aidb_slot_keeper_step(self->keeper, leads(self, now), now);
+	see_to_scaler(self, now);
 	aidb_link_step(self->catalog, now);
 	aidb_link_step(self->finisher, now);
 	for (uint32_t i = 0; i < self->node_count; i++) {

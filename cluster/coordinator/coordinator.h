@@ -17,6 +17,8 @@ typedef struct aidb_coordinator_options {
 	uint32_t retries;     /* answers that fail in a row before it counts as down */
 	uint32_t lease_ms;    /* for reads on a primary, and for acting */
 	bool quiet;
+	const char *scale_command;  /* that makes and removes servers; NULL: none */
+	uint32_t scale_interval_ms; /* between two measurements of load */
 } aidb_coordinator_options;
 
 typedef struct aidb_coordinator aidb_coordinator;

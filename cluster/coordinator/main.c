@@ -45,6 +45,9 @@ static const char help[] =
 	"  --timeout=MS         for an answer (1000)\n"
 	"  --retries=N          answers that fail in a row before a node counts as down (3)\n"
 	"  --lease=MS           for how long a primary may serve reads unasked (3000)\n"
+	"  --scale-command=FILE a program that makes and removes servers, for groups with aidb.set_autoscale(): FILE add GROUP\n"
+	"                       writes a line NAME CONNINFO, FILE remove GROUP NAME is called when one is not used any more\n"
+	"  --scale-interval=MS  between two measurements of the load of such groups (5000)\n"
 	"  --quiet              logs warnings and alerts only\n"
 	"  --help, --version\n"
 	"\n"
@@ -84,6 +87,8 @@ static int read_options(int count, char **arguments, aidb_coordinator_options *o
 										  {"timeout", required_argument, NULL, 't'},
 										  {"retries", required_argument, NULL, 'r'},
 										  {"lease", required_argument, NULL, 'l'},
+										  {"scale-command", required_argument, NULL, 's'},
+										  {"scale-interval", required_argument, NULL, 'S'},
 										  {"quiet", no_argument, NULL, 'q'},
 										  {"help", no_argument, NULL, 'h'},
 										  {"version", no_argument, NULL, 'v'},
@@ -125,6 +130,12 @@ static int read_options(int count, char **arguments, aidb_coordinator_options *o
 			break;
 		case 'l':
 			fine = read_number("lease", optarg, 500, 60000, &options->lease_ms);
+			break;
+		case 's':
+			options->scale_command = optarg;
+			break;
+		case 'S':
+			fine = read_number("scale-interval", optarg, 100, 600000, &options->scale_interval_ms);
 			break;
 		case 'q':
 			options->quiet = true;
@@ -202,7 +213,7 @@ int main(int count, char **arguments) {
 	aidb_local_server server = {.bindir = AIDB_BINDIR, .listen = "", .lock = -1};
 	bool init = false;
 	aidb_coordinator_options options = {
-		.name = name, .interval_ms = 500, .timeout_ms = 1000, .retries = 3, .lease_ms = 3000};
+		.name = name, .interval_ms = 500, .timeout_ms = 1000, .retries = 3, .lease_ms = 3000, .scale_interval_ms = 5000};
 	int status = read_options(count, arguments, &options, &server, &init);
 
 	if (status != 0) {

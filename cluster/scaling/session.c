@@ -1,8 +1,10 @@
 #include "scaling/session.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* In one line. */
 static bool fail(aidb_session *session, const char *message, const char *hint, const char *state) {
@@ -39,17 +41,50 @@ void aidb_session_close(aidb_session *session) {
 	session->connection = NULL;
 }
 
+static uint64_t now_ms(void) {
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* The answer to what was sent, in time; NULL: the connection is of no use any more. */
+static PGresult *await_answer(const aidb_session *session) {
+	struct pollfd socket = {.fd = PQsocket(session->connection), .events = POLLIN};
+	uint64_t deadline_ms = now_ms() + session->timeout_ms;
+	PGresult *result = NULL, *next;
+
+	while (PQisBusy(session->connection) != 0) {
+		uint64_t now = now_ms();
+
+		if (now >= deadline_ms || poll(&socket, 1, (int)(deadline_ms - now)) < 0 || PQconsumeInput(session->connection) != 1) {
+			return NULL;
+		}
+	}
+	result = PQgetResult(session->connection);
+	while ((next = PQgetResult(session->connection)) != NULL) {
+		PQclear(next);
+	}
+	return result;
+}
+
 PGresult *aidb_session_query(aidb_session *session, const char *sql, int count, const aidb_value *values, bool binary) {
 	const char *data[AIDB_SESSION_VALUES];
 	int sizes[AIDB_SESSION_VALUES], formats[AIDB_SESSION_VALUES];
-	PGresult *result;
+	PGresult *result = NULL;
 
 	for (int i = 0; i < count; i++) {
 		data[i] = values[i].data;
 		sizes[i] = (int)values[i].size;
 		formats[i] = values[i].size > 0 ? 1 : 0;
 	}
-	result = PQexecParams(session->connection, sql, count, NULL, data, sizes, formats, binary ? 1 : 0);
+	if (session->timeout_ms == 0) {
+		result = PQexecParams(session->connection, sql, count, NULL, data, sizes, formats, binary ? 1 : 0);
+	} else if (PQsendQueryParams(session->connection, sql, count, NULL, data, sizes, formats, binary ? 1 : 0) == 1 &&
+			   (result = await_answer(session)) == NULL) {
+		(void)fail(session, "no answer in time", NULL, NULL);
+		return NULL;
+	}
 	if (PQresultStatus(result) == PGRES_TUPLES_OK || PQresultStatus(result) == PGRES_COMMAND_OK) {
 		return result;
 	}

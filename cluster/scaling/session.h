@@ -23,6 +23,7 @@ typedef struct aidb_session {
 	PGconn *connection;
 	char name[128]; /* "node "n1"" or "the catalog", for errors */
 	aidb_trouble *trouble;
+	uint32_t timeout_ms; /* for the answer to a statement; 0: none */
 } aidb_session;
 
 /* What a statement is given: text, or bytes. */
