@@ -667,6 +667,26 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION check_locale(text, text, text) IS 'for routers: whether texts are compared here as they are there';
 
+CREATE FUNCTION router_stats() RETURNS TABLE (name text, value bigint)
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 4 AS 'MODULE_PATHNAME', 'router_sql_stats';
+COMMENT ON FUNCTION router_stats() IS 'what statements over tables of the cluster have done here since the server started';
+
+CREATE FUNCTION router_durations() RETURNS TABLE (target text, seconds float8, count bigint, total_seconds float8)
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 40 AS 'MODULE_PATHNAME', 'router_sql_durations';
+COMMENT ON FUNCTION router_durations() IS 'how many round trips to nodes took less than so many seconds, and all of them together';
+
+CREATE VIEW stat_router AS
+SELECT (s.n->>'connections')::bigint AS connections, (s.n->>'statements')::bigint AS statements, (s.n->>'losses')::bigint AS losses,
+	(s.n->>'moved')::bigint AS moved
+FROM (SELECT jsonb_object_agg(name, value) AS n FROM aidb.router_stats()) s;
+COMMENT ON VIEW stat_router IS 'connections to nodes, statements to them, connections that were lost, transactions whose rows have moved';
+
+CREATE VIEW stat_slots AS
+SELECT g.name AS "group", count(s.slot) AS slots, count(m.slot) FILTER (WHERE m.source_id = g.group_id) AS leaving,
+	(SELECT count(*) FROM aidb.slot_move c WHERE c.target_id = g.group_id) AS coming
+FROM aidb.node_group g LEFT JOIN aidb.slot s USING (group_id) LEFT JOIN aidb.slot_move m USING (slot) GROUP BY g.group_id, g.name ORDER BY g.name;
+COMMENT ON VIEW stat_slots IS 'slots by group, and those on their way';
+
 CREATE FUNCTION finish_transactions() RETURNS bigint
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'router_sql_finish_transactions';
 COMMENT ON FUNCTION finish_transactions()
@@ -818,7 +838,7 @@ REVOKE ALL ON FUNCTION node_of(text), group_of(text), add_node(text, text), remo
 	has_tables(), prepare_primary(integer), make_tables(integer), drop_tables(integer), wanted_slots(text), planned_moves(text),
 	drain_group(text, boolean), remove_group(text), record_move(integer[], integer, integer), moves_broken_off(),
 	set_autoscale(text, integer, integer, float8, float8, float8, float8, interval, interval, interval, boolean), stop_autoscale(text),
-	note_scaling(text, text, text, float8[]), slot_placement(integer[], float8[]), finish_transactions(), catalog_script(), hold_definitions(), check_locale(text, text, text), partial_int2(int2),
+	note_scaling(text, text, text, float8[]), router_stats(), router_durations(), slot_placement(integer[], float8[]), finish_transactions(), catalog_script(), hold_definitions(), check_locale(text, text, text), partial_int2(int2),
 	partial_int4(int4), partial_int8(int8), partial_numeric(numeric), partial_float4(float4), partial_float8(float8),
 	partial_interval(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION aidb_fdw_handler() FROM PUBLIC;
@@ -858,5 +878,6 @@ REVOKE ALL ON FUNCTION token() FROM PUBLIC;
 
 -- Who may see statistics of PostgreSQL sees these, too.
 GRANT USAGE ON SCHEMA aidb TO pg_monitor;
-GRANT EXECUTE ON FUNCTION stats(), durations(), node_status(), stream_slots(), health() TO pg_monitor;
-GRANT SELECT ON stat_commit, stat_log, stat_level, stat_compaction, stat_cache, stat_duration, stat_replication, backup TO pg_monitor;
+GRANT EXECUTE ON FUNCTION stats(), durations(), node_status(), stream_slots(), health(), router_stats(), router_durations(), closed_slots()
+	TO pg_monitor;
+GRANT SELECT ON stat_commit, stat_log, stat_level, stat_compaction, stat_cache, stat_duration, stat_replication, stat_router, backup TO pg_monitor;

@@ -20,6 +20,7 @@
 #include "replication/standby.h"
 #include "role.h"
 #include "router/handler.h"
+#include "router/stats.h"
 #include "row_cache.h"
 #include "settings.h"
 #include "shared.h"
@@ -55,6 +56,7 @@ static void shmem_request(void) {
 	aipg_guard_shmem_request();
 	aipg_role_shmem_request();
 	aipg_slots_shmem_request();
+	router_stats_shmem_request();
 	aipg_row_cache_shmem_request();
 }
 
@@ -70,6 +72,7 @@ static void shmem_startup(void) {
 	aipg_guard_shmem_startup();
 	aipg_role_shmem_startup();
 	aipg_slots_shmem_startup();
+	router_stats_shmem_startup();
 	aipg_row_cache_shmem_startup();
 }
 

@@ -42,6 +42,7 @@ static const char help[] =
 	"  replica add GROUP NODE cache  a caching read node: it remembers rows\n"
 	"  replica remove GROUP NODE\n"
 	"  slots                         which group keeps how many of the 256 slots, and which\n"
+	"  autoscale                     groups with aidb.set_autoscale(): their load, and what was done to their caches\n"
 	"  failover GROUP                the in-sync standby becomes the primary; nothing is lost\n"
 	"  failover GROUP NODE --allow-data-loss\n"
 	"                                another one does, without the commits that it lacks\n"
@@ -82,6 +83,14 @@ typedef struct command {
 	" FROM (SELECT \"group\", min(slot) AS a, max(slot) AS b, count(*) AS n FROM (SELECT \"group\", slot,"             \
 	" slot - row_number() OVER (PARTITION BY \"group\" ORDER BY slot) AS run FROM aidb.slots) s"                       \
 	" GROUP BY \"group\", run) r GROUP BY \"group\" ORDER BY \"group\""
+#define AUTOSCALE                                                                                                      \
+	"SELECT g.name AS \"group\", min_caches AS min, max_caches AS max, (SELECT count(*) FROM aidb.member m WHERE "      \
+	"m.group_id = g.group_id AND m.role = 'cache') AS now, target_reads, round(reads) AS reads, "                       \
+	"CASE WHEN dry_run THEN 'dry run' ELSE 'acts' END AS mode, coalesce(finding, 'not looked at yet') AS finding "      \
+	"FROM aidb.autoscale a JOIN aidb.node_group g USING (group_id) ORDER BY 1"
+#define SCALING                                                                                                        \
+	"SELECT to_char(at, 'YYYY-MM-DD HH24:MI:SS') AS at, group_name AS \"group\", action, caches AS \"from\", reason "    \
+	"FROM aidb.scaling ORDER BY scaling_id DESC LIMIT 20"
 #define EVENTS "SELECT to_char(at, 'YYYY-MM-DD HH24:MI:SS') AS at, severity, message FROM aidb.event"
 
 static const command commands[] = {
@@ -119,6 +128,7 @@ static const command commands[] = {
 	 .sql = "SELECT aidb.remove_replica($1, $2)",
 	 .done = "the node is in no group any more"},
 	{.words = {"slots"}, .sql = SLOTS},
+	{.words = {"autoscale"}, .title = "Groups", .sql = AUTOSCALE, .also_title = "What was done", .also = SCALING},
 	{.words = {"failover"},
 	 .arguments = 1,
 	 .sql = "SELECT aidb.failover($1)",

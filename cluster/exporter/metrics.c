@@ -10,6 +10,7 @@
 #define STATS "SELECT name, value FROM aidb.stats()"
 #define NODE "SELECT role, state, epoch, sealed::int, applied, lag_commits, heard_ms FROM aidb.node_status()"
 #define DURATIONS "SELECT operation, seconds, count, total_seconds FROM aidb.durations() ORDER BY operation, seconds"
+#define ROUTES "SELECT target, seconds, count, total_seconds FROM aidb.router_durations() ORDER BY target, seconds"
 #define LEVELS 16
 
 /* Of aidb.stats(). A name with * is that of each level. */
@@ -155,23 +156,22 @@ static void write_node(FILE *out, const PGresult *result) {
 }
 
 /* Buckets of each operation follow each other, the last of which is infinity. */
-static void write_durations(FILE *out, const PGresult *result) {
-	head(out, "aidb_engine_duration_seconds", "histogram",
-		 "How long commits that wait, syncs of the log, flushes and compactions take.");
+static void write_durations(FILE *out, const PGresult *result, const char *name, const char *by, const char *help) {
+	head(out, name, "histogram", help);
 	for (int row = 0; row < PQntuples(result); row++) {
 		const char *operation = PQgetvalue(result, row, 0), *count = PQgetvalue(result, row, 2);
 		bool last = strcmp(PQgetvalue(result, row, 1), "Infinity") == 0;
 
-		fputs("aidb_engine_duration_seconds_bucket{", out);
-		label(out, "op", operation);
+		fprintf(out, "%s_bucket{", name);
+		label(out, by, operation);
 		fputc(',', out);
 		label(out, "le", last ? "+Inf" : PQgetvalue(result, row, 1));
 		fprintf(out, "} %s\n", count);
 		if (last) {
-			fputs("aidb_engine_duration_seconds_sum{", out);
-			label(out, "op", operation);
-			fprintf(out, "} %s\naidb_engine_duration_seconds_count{", PQgetvalue(result, row, 3));
-			label(out, "op", operation);
+			fprintf(out, "%s_sum{", name);
+			label(out, by, operation);
+			fprintf(out, "} %s\n%s_count{", PQgetvalue(result, row, 3), name);
+			label(out, by, operation);
 			fprintf(out, "} %s\n", count);
 		}
 	}
@@ -183,10 +183,18 @@ typedef struct labelled {
 	int label_count;
 	const char *labels[3];
 	int metric_count;
-	const char *metrics[4][2]; /* names, all gauges, and what they are */
+	const char *type;          /* NULL: gauge */
+	const char *metrics[4][2]; /* names, and what they are */
 } labelled;
 
 static const labelled node[] = {
+	{.sql = "SELECT connections, statements, losses, moved FROM aidb.stat_router",
+	 .metric_count = 4,
+	 .type = "counter",
+	 .metrics = {{"aidb_router_connections_total", "Connections to nodes that routers have made."},
+				 {"aidb_router_statements_total", "Statements that routers have sent to nodes."},
+				 {"aidb_router_losses_total", "Connections to nodes that were lost with something under way."},
+				 {"aidb_router_moved_total", "Transactions that were told to repeat since rows have moved."}}},
 	{.sql = "SELECT slot, acknowledged, retained_bytes, lost::int FROM aidb.stream_slots() ORDER BY slot",
 	 .label_count = 1,
 	 .labels = {"slot"},
@@ -227,6 +235,38 @@ static const labelled cluster[] = {
 	 .metric_count = 1,
 	 .metrics = {{"aidb_cluster_lease_seconds",
 				  "For how long a coordinator may still act; below zero: none has acted for so long."}}},
+	{.sql = "SELECT \"group\", leaving, coming FROM aidb.stat_slots",
+	 .label_count = 1,
+	 .labels = {"group"},
+	 .metric_count = 2,
+	 .metrics = {{"aidb_cluster_slots_leaving", "Slots that are being moved from the group."},
+				 {"aidb_cluster_slots_coming", "Slots that are being moved to the group."}}},
+	{.sql = "SELECT count(*), coalesce(sum(slots), 0), coalesce(sum(bytes), 0), coalesce(sum(hold_ms), 0) / 1000 FROM aidb.slot_history",
+	 .metric_count = 4,
+	 .type = "counter",
+	 .metrics = {{"aidb_cluster_moves_total", "Moves of slots that are over."},
+				 {"aidb_cluster_moved_slots_total", "Slots that they have moved."},
+				 {"aidb_cluster_moved_bytes_total", "Bytes that they have copied."},
+				 {"aidb_cluster_move_hold_seconds_total", "For how long writes to them had to wait."}}},
+	{.sql = "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - started_at)), 0)::float8 FROM aidb.slot_move",
+	 .metric_count = 1,
+	 .metrics = {{"aidb_cluster_move_age_seconds", "For how long the move that goes on has; 0: none does."}}},
+	{.sql = "SELECT g.name, coalesce(a.reads, 0), coalesce(a.latency_ms, 0) / 1000, coalesce(a.hit_rate, 0),"
+			" coalesce(extract(epoch FROM clock_timestamp() - a.looked_at), -1)::float8"
+			" FROM aidb.autoscale a JOIN aidb.node_group g USING (group_id) ORDER BY g.name",
+	 .label_count = 1,
+	 .labels = {"group"},
+	 .metric_count = 4,
+	 .metrics = {{"aidb_autoscale_reads", "Reads per second of the group, as the autoscaler has measured them."},
+				 {"aidb_autoscale_latency_seconds", "How long the slowest of its nodes took to answer."},
+				 {"aidb_autoscale_hit_ratio", "What part of reads its caching read nodes knew."},
+				 {"aidb_autoscale_age_seconds", "When it was looked at last; -1: never."}}},
+	{.sql = "SELECT action, count(*) FROM aidb.scaling WHERE NOT dry_run GROUP BY action ORDER BY action",
+	 .label_count = 1,
+	 .labels = {"action"},
+	 .metric_count = 1,
+	 .type = "counter",
+	 .metrics = {{"aidb_autoscale_actions_total", "Caching read nodes that were added and removed."}}},
 	{.sql = "SELECT severity, count(*) FROM aidb.event GROUP BY severity ORDER BY severity",
 	 .label_count = 1,
 	 .labels = {"severity"},
@@ -237,7 +277,7 @@ static const labelled cluster[] = {
 
 static void write_labelled(FILE *out, const labelled *of, const PGresult *result) {
 	for (int i = 0; i < of->metric_count && PQntuples(result) > 0; i++) {
-		head(out, of->metrics[i][0], "gauge", of->metrics[i][1]);
+		head(out, of->metrics[i][0], of->type != NULL ? of->type : "gauge", of->metrics[i][1]);
 		for (int row = 0; row < PQntuples(result); row++) {
 			fputs(of->metrics[i][0], out);
 			for (int j = 0; j < of->label_count; j++) {
@@ -250,7 +290,7 @@ static void write_labelled(FILE *out, const labelled *of, const PGresult *result
 }
 
 /* The questions, in the order in which their answers are written. */
-#define FIRST_QUESTIONS 3
+#define FIRST_QUESTIONS 4
 #define NODE_QUESTIONS (FIRST_QUESTIONS + NODE_TABLES)
 #define QUESTIONS (NODE_QUESTIONS + CLUSTER_TABLES)
 
@@ -259,7 +299,7 @@ static const labelled *table_of(size_t number) {
 }
 
 static const char *question(size_t number) {
-	static const char *const first[FIRST_QUESTIONS] = {STATS, NODE, DURATIONS};
+	static const char *const first[FIRST_QUESTIONS] = {STATS, NODE, DURATIONS, ROUTES};
 
 	return number < FIRST_QUESTIONS ? first[number] : table_of(number)->sql;
 }
@@ -270,7 +310,11 @@ static void write_answer(FILE *out, size_t number, const PGresult *result) {
 	} else if (number == 1) {
 		write_node(out, result);
 	} else if (number == 2) {
-		write_durations(out, result);
+		write_durations(out, result, "aidb_engine_duration_seconds", "op",
+						"How long commits that wait, syncs of the log, flushes and compactions take.");
+	} else if (number == 3) {
+		write_durations(out, result, "aidb_router_duration_seconds", "target",
+						"How long answers to statements over tables of the cluster take, from primaries and replicas.");
 	} else {
 		write_labelled(out, table_of(number), result);
 	}

@@ -5,6 +5,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "router/stats.h"
 #include "storage/latch.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
@@ -90,6 +91,7 @@ PGconn *router_connect(const router_group *group, int timeout_ms, char **error) 
 		PQfinish(connection);
 		return NULL;
 	}
+	router_count(ROUTER_CONNECTIONS);
 	return connection;
 }
 

@@ -10,6 +10,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "placement/slot_map.h"
+#include "router/stats.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -161,6 +162,7 @@ static void read_slots(router_map *into) {
 }
 
 void router_map_raise_moved(const char *detail) {
+	router_count(ROUTER_MOVED);
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("could not serialize access: rows have moved to another group of the cluster"),

@@ -4,6 +4,7 @@
 #include "common/hashfn.h"
 #include "role.h"
 #include "router/connection.h"
+#include "router/stats.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -165,6 +166,7 @@ void router_lose(router_session *session, char *reason) {
 		}
 	}
 	session->broken = session->level > 0;
+	router_count(ROUTER_LOSSES);
 	if (session->is_reader) {
 		session->avoid_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROUTER_AVOID_MS);
 	}
@@ -191,7 +193,7 @@ void router_send_command(router_session *session, const char *sql) {
 
 void router_send_sync(router_session *session) {
 	check_sent(session, PQpipelineSync(session->connection));
-	router_add_entry(session, ROUTER_ENTRY_SYNC, NULL);
+	router_add_entry(session, ROUTER_ENTRY_SYNC, NULL)->begun_us = router_now_us();
 	if (PQflush(session->connection) < 0) {
 		router_lose(session, router_connection_error(session->connection));
 	}
@@ -240,6 +242,7 @@ router_entry *router_send_statement(router_session *session, const router_statem
 		check_sent(session, PQsendQueryParams(session->connection, statement->sql, statement->count, statement->types,
 											  statement->values, NULL, NULL, 0));
 	}
+	router_count(ROUTER_STATEMENTS);
 	return router_add_entry(session, kind, statement->sql);
 }
 
@@ -330,6 +333,7 @@ bool router_take_in(router_session *session) {
 	status = PQresultStatus(session->result);
 	if (status == PGRES_PIPELINE_SYNC) {
 		session->failed = false;
+		router_count_round_trip(head->begun_us, session->is_reader);
 		drop_head(session);
 	} else if (status != PGRES_SINGLE_TUPLE) {
 		take_end(session, status);

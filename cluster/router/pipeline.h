@@ -42,6 +42,7 @@ typedef struct router_entry {
 	int level;             /* of nested transactions, in which the stream was opened */
 	int64 *changed;        /* NULL, or counts the rows */
 	bool prepares;         /* it prepares a statement */
+	uint64 begun_us;       /* of a sync: when it was sent */
 } router_entry;
 
 struct router_session {

@@ -38,6 +38,8 @@ $catalog->poll_query_until('postgres', "SELECT in_sync = 'b' FROM aidb.groups") 
 $node{c}->poll_query_until('postgres', "SELECT role = 'cache' AND state = 'streaming' FROM aidb.node_status()") or die;
 ask("CREATE FOREIGN TABLE item (id int PRIMARY KEY, v text) SERVER aidb_cluster; INSERT INTO item SELECT i, 'v' FROM generate_series(1, 5000) i");
 $node{a}->safe_psql('postgres', 'SELECT aidb.flush()');
+ask("SELECT aidb.set_autoscale('one', 0, 2, 1000000, dry_run => true); SELECT count(*) FROM item WHERE id < 100");
+$catalog->wait_for('SELECT looked_at IS NOT NULL FROM aidb.autoscale', 't');
 my $backup_output;
 ok(IPC::Run::run([ './aidb-admin', '--conninfo=' . $catalog->conninfo, '--group=one', '--repo=' . PostgreSQL::Test::Utils::tempdir() . '/repository', 'backup' ],
 		'<', \undef, '>', \$backup_output, '2>&1'), 'a backup of a group') or diag($backup_output);
@@ -46,9 +48,12 @@ my %port = map { $_ => AidbDaemon->exporter($node{$_}->conninfo)->port } sort ke
 $port{catalog} = AidbDaemon->exporter($catalog->conninfo, '--cluster')->port;
 my $told = HTTP::Tiny->new->get("http://127.0.0.1:$port{catalog}/metrics")->{content};
 for my $line ('aidb_cluster_node_up{node="a",group="one",role="primary"} 1', 'aidb_cluster_node_up{node="c",group="one",role="cache"} 1',
-	'aidb_cluster_group_in_sync{group="one"} 1', 'aidb_cluster_group_slots{group="one"} 256') {
+	'aidb_cluster_group_in_sync{group="one"} 1', 'aidb_cluster_group_slots{group="one"} 256', 'aidb_cluster_slots_leaving{group="one"} 0', 'aidb_cluster_moves_total 0',
+	'aidb_cluster_move_age_seconds 0', 'aidb_autoscale_hit_ratio{group="one"} 0', 'aidb_router_moved_total 0') {
 	like($told, qr/^\Q$line\E$/m, $line);
 }
+like($told, qr/^aidb_router_duration_seconds_count\{target="primary"\} [1-9]\d*$/m, 'round trips of the router');
+like($told, qr/^aidb_router_statements_total [1-9]\d*$/m, 'and its statements');
 my $checked;
 ok(IPC::Run::run([ 'promtool', 'check', 'metrics' ], '<', \$told, '>', \$checked, '2>&1'), 'promtool check metrics') or diag($checked);
 
