@@ -87,7 +87,7 @@ SOURCES = $(wildcard $(foreach dir,engine/*/ src/ src/*/ cluster/*/ test/*/ benc
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: help deps all engine client extension install uninstall tests check installcheck installcheck-sanitized test soak \
-	demo demo-run demo-cluster demo-backup demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz \
+	demo demo-run demo-cluster demo-backup demo-elastic demo-stop bench lint lint-format lint-layers lint-warnings lint-analysis objects format coverage fuzz \
 	fuzz-run clean installable needs-server server-copy FORCE
 
 help: ## list the targets
@@ -302,6 +302,9 @@ demo-cluster: install ## three groups of three servers: rows spread over them, S
 
 demo-backup: install ## a server is backed up into an S3-compatible service, destroyed, and restored to the moment before a mistake; removes itself
 	@PG_CONFIG='$(PG_CONFIG)' PREFIX='$(PREFIX)' demo/backup
+
+demo-elastic: install ## two groups of servers become three and two again while clients write and read; removes itself
+	@PG_CONFIG='$(PG_CONFIG)' PREFIX='$(PREFIX)' demo/elastic
 
 demo-stop: ## stop the demo server and remove its data
 	@PG_CONFIG='$(PG_CONFIG)' demo/stop

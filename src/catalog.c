@@ -539,7 +539,8 @@ static void free_index_id(uint32 index_id) {
 	LockDatabaseObject(ExtensionRelationId, InvalidOid, PURGE_LOCK, ExclusiveLock);
 	if (!aipg_newest_committed(entry, NULL).found) {
 		if (aipg_get_latest(entry, NULL)) {
-			ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE), errmsg("index id %u belongs to a table that this transaction has dropped", index_id),
+			ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+							errmsg("index id %u belongs to a table that this transaction has dropped", index_id),
 							errhint("Create the table in another transaction.")));
 		}
 	} else if (!aipg_role_internal) {

@@ -447,7 +447,8 @@ Datum aipg_sql_give_index_id(PG_FUNCTION_ARGS) {
 
 /* table_index_id(name) */
 Datum aipg_sql_table_index_id(PG_FUNCTION_ARGS) {
-	Oid relid = DatumGetObjectId(DirectFunctionCall1(regclassin, CStringGetDatum(text_to_cstring(PG_GETARG_TEXT_PP(0)))));
+	Oid relid =
+		DatumGetObjectId(DirectFunctionCall1(regclassin, CStringGetDatum(text_to_cstring(PG_GETARG_TEXT_PP(0)))));
 	uint32 index_id;
 
 	if (!aipg_is_table(relid) || !aipg_catalog_lookup(relid, &index_id)) {

@@ -112,7 +112,8 @@ static void compute_ranges(ForeignScanState *node) {
 	for (int i = 0; i < state->plan.condition_count; i++) {
 		values[i].value = ExecEvalExprSwitchContext(list_nth(state->values, i), context, &values[i].isnull);
 	}
-	aipg_key_ranges_build(state->table, &state->view, state->plan.conditions, state->plan.condition_count, values, &state->ranges);
+	aipg_key_ranges_build(state->table, &state->view, state->plan.conditions, state->plan.condition_count, values,
+						  &state->ranges);
 	MemoryContextSwitchTo(caller);
 	state->ranges_known = true;
 	state->started = 0;

@@ -28,8 +28,8 @@ typedef struct shared_slots {
 	shared_set closed;
 	shared_set moving;
 	pg_atomic_uint64 opened_at[AIDB_SLOTS]; /* the sequence from which views have all rows of the slot */
-	pg_atomic_uint32 mover; /* the process id of the session that moves slots; 0: none does */
-	bool loaded;            /* under AddinShmemInitLock */
+	pg_atomic_uint32 mover;                 /* the process id of the session that moves slots; 0: none does */
+	bool loaded;                            /* under AddinShmemInitLock */
 } shared_slots;
 
 static shared_slots *shared = NULL;
@@ -134,7 +134,8 @@ static void check_view(uint32 slot, const aipg_view *view) {
 	check(slot);
 	pg_read_barrier();
 	if (view->sequence < pg_atomic_read_u64(&shared->opened_at[slot])) {
-		ereport(ERROR, (errcode(AIPG_ERRCODE_STALE_MAP), errmsg("slot %u has come to this server after the snapshot was taken", slot),
+		ereport(ERROR, (errcode(AIPG_ERRCODE_STALE_MAP),
+						errmsg("slot %u has come to this server after the snapshot was taken", slot),
 						errhint("Repeat the transaction.")));
 	}
 }

@@ -84,12 +84,12 @@ typedef struct command {
 	" slot - row_number() OVER (PARTITION BY \"group\" ORDER BY slot) AS run FROM aidb.slots) s"                       \
 	" GROUP BY \"group\", run) r GROUP BY \"group\" ORDER BY \"group\""
 #define AUTOSCALE                                                                                                      \
-	"SELECT g.name AS \"group\", min_caches AS min, max_caches AS max, (SELECT count(*) FROM aidb.member m WHERE "      \
-	"m.group_id = g.group_id AND m.role = 'cache') AS now, target_reads, round(reads) AS reads, "                       \
-	"CASE WHEN dry_run THEN 'dry run' ELSE 'acts' END AS mode, coalesce(finding, 'not looked at yet') AS finding "      \
+	"SELECT g.name AS \"group\", min_caches AS min, max_caches AS max, (SELECT count(*) FROM aidb.member m WHERE "     \
+	"m.group_id = g.group_id AND m.role = 'cache') AS now, target_reads, round(reads) AS reads, "                      \
+	"CASE WHEN dry_run THEN 'dry run' ELSE 'acts' END AS mode, coalesce(finding, 'not looked at yet') AS finding "     \
 	"FROM aidb.autoscale a JOIN aidb.node_group g USING (group_id) ORDER BY 1"
 #define SCALING                                                                                                        \
-	"SELECT to_char(at, 'YYYY-MM-DD HH24:MI:SS') AS at, group_name AS \"group\", action, caches AS \"from\", reason "    \
+	"SELECT to_char(at, 'YYYY-MM-DD HH24:MI:SS') AS at, group_name AS \"group\", action, caches AS \"from\", reason "  \
 	"FROM aidb.scaling ORDER BY scaling_id DESC LIMIT 20"
 #define EVENTS "SELECT to_char(at, 'YYYY-MM-DD HH24:MI:SS') AS at, severity, message FROM aidb.event"
 

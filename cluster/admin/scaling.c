@@ -33,9 +33,10 @@ static void fault_point(const char *step) {
 static void show_plan_json(const aidb_planned *plans, uint32_t count) {
 	printf("[");
 	for (uint32_t i = 0; i < count; i++) {
-		printf("%s\n  {\"source\": \"%s\", \"target\": \"%s\", \"slots\": %" PRIu32 ", \"rows\": %" PRIu64 ", \"bytes\": %" PRIu64 "}",
-			   i > 0 ? "," : "", plans[i].source.name, plans[i].target.name, aidb_slot_set_count(&plans[i].slots), plans[i].rows,
-			   plans[i].bytes);
+		printf("%s\n  {\"source\": \"%s\", \"target\": \"%s\", \"slots\": %" PRIu32 ", \"rows\": %" PRIu64
+			   ", \"bytes\": %" PRIu64 "}",
+			   i > 0 ? "," : "", plans[i].source.name, plans[i].target.name, aidb_slot_set_count(&plans[i].slots),
+			   plans[i].rows, plans[i].bytes);
 	}
 	printf("%s]\n", count > 0 ? "\n" : "");
 }
@@ -52,8 +53,8 @@ static bool show_plan(void *argument, const aidb_planned *plans, uint32_t count)
 	}
 	for (uint32_t i = 0; i < count; i++) {
 		printf("%s %" PRIu32 " slots from group %s to group %s: about %" PRIu64 " rows, %" PRIu64 " MB\n",
-			   self->arguments->dry_run ? "would move" : "to move:", aidb_slot_set_count(&plans[i].slots), plans[i].source.name,
-			   plans[i].target.name, plans[i].rows, plans[i].bytes >> 20);
+			   self->arguments->dry_run ? "would move" : "to move:", aidb_slot_set_count(&plans[i].slots),
+			   plans[i].source.name, plans[i].target.name, plans[i].rows, plans[i].bytes >> 20);
 	}
 	if (count == 0) {
 		puts("every slot is where it is wanted");
@@ -71,8 +72,8 @@ static void show_progress(void *argument, const aidb_slot_move *move) {
 		fault_point(self->step);
 	}
 	if (self->is_terminal) {
-		fprintf(stderr, "\r\033[K%s -> %s: %s, %" PRIu64 " of about %" PRIu64 " rows", move->source->name, move->target->name,
-				move->progress.step, move->progress.rows, move->progress.wanted_rows);
+		fprintf(stderr, "\r\033[K%s -> %s: %s, %" PRIu64 " of about %" PRIu64 " rows", move->source->name,
+				move->target->name, move->progress.step, move->progress.rows, move->progress.wanted_rows);
 	}
 }
 
@@ -88,8 +89,8 @@ static void show_moved(void *argument, const aidb_slot_move *move) {
 	}
 	if (!self->arguments->json) {
 		printf("%smoved %" PRIu32 " slots from %s to %s: %" PRIu64 " rows; writes to them waited for %.0f ms\n",
-			   self->is_terminal ? "\r\033[K" : "", aidb_slot_set_count(&move->slots), move->source->name, move->target->name,
-			   move->progress.rows, move->progress.hold_ms);
+			   self->is_terminal ? "\r\033[K" : "", aidb_slot_set_count(&move->slots), move->source->name,
+			   move->target->name, move->progress.rows, move->progress.hold_ms);
 		fflush(stdout);
 	}
 }
@@ -127,15 +128,17 @@ int aidb_scaling_run(const aidb_scaling_arguments *arguments) {
 		.argument = &self,
 	};
 
-	if ((arguments->drain != NULL && !arguments->dry_run && !drain(arguments, &trouble)) || !aidb_rebalance_run(&rebalance, &trouble)) {
+	if ((arguments->drain != NULL && !arguments->dry_run && !drain(arguments, &trouble)) ||
+		!aidb_rebalance_run(&rebalance, &trouble)) {
 		fprintf(stderr, "%saidb-admin: %s\n", self.is_terminal ? "\r\033[K" : "", trouble.text);
 		return 1;
 	}
 	if (arguments->json && !arguments->dry_run) {
-		printf("{\"moves\": %u, \"slots\": %u, \"rows\": %" PRIu64 ", \"longest_hold_ms\": %.1f}\n", self.moves, self.slots,
-			   self.rows, self.longest_hold_ms);
+		printf("{\"moves\": %u, \"slots\": %u, \"rows\": %" PRIu64 ", \"longest_hold_ms\": %.1f}\n", self.moves,
+			   self.slots, self.rows, self.longest_hold_ms);
 	} else if (!arguments->json && !arguments->dry_run && !self.nothing_to_do) {
-		printf("done: %u slots, %" PRIu64 " rows; the longest hold was %.0f ms\n", self.slots, self.rows, self.longest_hold_ms);
+		printf("done: %u slots, %" PRIu64 " rows; the longest hold was %.0f ms\n", self.slots, self.rows,
+			   self.longest_hold_ms);
 	}
 	return 0;
 }

@@ -96,7 +96,6 @@ aidb_client_group *aidb_topology_group(aidb_topology *topology, uint32_t id) {
 	return NULL;
 }
 
-
 /* False: not every slot has a group. */
 static bool take_slots(aidb_topology *topology, const PGresult *result) {
 	uint32_t placed = 0;

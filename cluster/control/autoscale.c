@@ -79,7 +79,8 @@ static bool is_unfit(aidb_autoscale *self, const aidb_autoscale_policy *policy, 
 	return false;
 }
 
-static aidb_autoscale_action act(aidb_autoscale *self, const aidb_autoscale_sample *sample, aidb_autoscale_action action) {
+static aidb_autoscale_action act(aidb_autoscale *self, const aidb_autoscale_sample *sample,
+								 aidb_autoscale_action action) {
 	self->acted_at_ms = sample->at_ms;
 	self->count = 0; /* from now on it is another number of nodes that is to be judged */
 	return action;
@@ -107,7 +108,8 @@ aidb_autoscale_action aidb_autoscale_step(aidb_autoscale *self, const aidb_autos
 	}
 	if (has_been_wanted(self, sample->at_ms, policy->up_after_ms, sample->caches, true)) {
 		if (sample->caches > 0 && sample->hit_rate >= 0 && sample->hit_rate < policy->min_hit_rate) {
-			because(self, "only %.0f %% of reads are found in caches: another one would not help", 100 * sample->hit_rate);
+			because(self, "only %.0f %% of reads are found in caches: another one would not help",
+					100 * sample->hit_rate);
 			return AIDB_AUTOSCALE_NOTHING;
 		}
 		return act(self, sample, AIDB_AUTOSCALE_ADD);

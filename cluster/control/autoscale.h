@@ -21,11 +21,12 @@ typedef struct aidb_autoscale_policy {
 	uint32_t min_caches, max_caches;
 	double target_reads;      /* per second and node that reads are served from */
 	double target_latency_ms; /* of an answer; 0: does not matter */
-	double max_lag_ms;        /* replicas that are further behind are no reason to add one, nor to remove one; 0: does not matter */
-	double min_hit_rate;      /* of the caching read nodes, below which another one would not help; 0: does not matter */
-	uint64_t up_after_ms;     /* for how long more nodes are to be wanted */
-	uint64_t down_after_ms;   /* ... fewer */
-	uint64_t pause_ms;        /* after an action */
+	double
+		max_lag_ms; /* replicas that are further behind are no reason to add one, nor to remove one; 0: does not matter */
+	double min_hit_rate;    /* of the caching read nodes, below which another one would not help; 0: does not matter */
+	uint64_t up_after_ms;   /* for how long more nodes are to be wanted */
+	uint64_t down_after_ms; /* ... fewer */
+	uint64_t pause_ms;      /* after an action */
 } aidb_autoscale_policy;
 
 /* A measurement of a group. */
@@ -39,7 +40,11 @@ typedef struct aidb_autoscale_sample {
 	double hit_rate; /* negative: there were no reads at caches */
 } aidb_autoscale_sample;
 
-typedef enum aidb_autoscale_action { AIDB_AUTOSCALE_NOTHING, AIDB_AUTOSCALE_ADD, AIDB_AUTOSCALE_REMOVE } aidb_autoscale_action;
+typedef enum aidb_autoscale_action {
+	AIDB_AUTOSCALE_NOTHING,
+	AIDB_AUTOSCALE_ADD,
+	AIDB_AUTOSCALE_REMOVE
+} aidb_autoscale_action;
 
 typedef struct aidb_autoscale {
 	struct {

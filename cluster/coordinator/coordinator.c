@@ -743,7 +743,8 @@ aidb_coordinator *aidb_coordinator_create(const aidb_coordinator_options *option
 		free(self);
 		return NULL;
 	}
-	self->scaling = (aidb_scaler_options){options->conninfo, options->name, options->scale_command, options->scale_interval_ms};
+	self->scaling =
+		(aidb_scaler_options){options->conninfo, options->name, options->scale_command, options->scale_interval_ms};
 	aidb_link_on_notify(self->catalog, take_notification, self);
 	(void)aidb_link_send(self->catalog, "LISTEN aidb_cluster", 0, NULL, CATALOG_TIMEOUT_MS, now_ms(), NULL, NULL);
 	return self;

@@ -45,8 +45,10 @@ static const char help[] =
 	"  --timeout=MS         for an answer (1000)\n"
 	"  --retries=N          answers that fail in a row before a node counts as down (3)\n"
 	"  --lease=MS           for how long a primary may serve reads unasked (3000)\n"
-	"  --scale-command=FILE a program that makes and removes servers, for groups with aidb.set_autoscale(): FILE add GROUP\n"
-	"                       writes a line NAME CONNINFO, FILE remove GROUP NAME is called when one is not used any more\n"
+	"  --scale-command=FILE a program that makes and removes servers, for groups with aidb.set_autoscale(): FILE add "
+	"GROUP\n"
+	"                       writes a line NAME CONNINFO, FILE remove GROUP NAME is called when one is not used any "
+	"more\n"
 	"  --scale-interval=MS  between two measurements of the load of such groups (5000)\n"
 	"  --quiet              logs warnings and alerts only\n"
 	"  --help, --version\n"
@@ -212,8 +214,12 @@ int main(int count, char **arguments) {
 	char host[128] = "", name[192];
 	aidb_local_server server = {.bindir = AIDB_BINDIR, .listen = "", .lock = -1};
 	bool init = false;
-	aidb_coordinator_options options = {
-		.name = name, .interval_ms = 500, .timeout_ms = 1000, .retries = 3, .lease_ms = 3000, .scale_interval_ms = 5000};
+	aidb_coordinator_options options = {.name = name,
+										.interval_ms = 500,
+										.timeout_ms = 1000,
+										.retries = 3,
+										.lease_ms = 3000,
+										.scale_interval_ms = 5000};
 	int status = read_options(count, arguments, &options, &server, &init);
 
 	if (status != 0) {

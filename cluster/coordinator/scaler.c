@@ -60,8 +60,8 @@ static bool is_open(scaler *self) {
 	if (self->catalog.connection != NULL && PQstatus(self->catalog.connection) != CONNECTION_OK) {
 		aidb_session_close(&self->catalog);
 	}
-	return self->catalog.connection != NULL ||
-		   aidb_session_open(&self->catalog, self->options->conninfo, "the catalog", "-c statement_timeout=10s", &self->trouble);
+	return self->catalog.connection != NULL || aidb_session_open(&self->catalog, self->options->conninfo, "the catalog",
+																 "-c statement_timeout=10s", &self->trouble);
 }
 
 static bool leads(scaler *self) {
@@ -69,8 +69,8 @@ static bool leads(scaler *self) {
 	int64_t acts;
 
 	return aidb_session_number(&self->catalog,
-							   "SELECT count(*) FROM aidb.coordinator WHERE holder = $1 AND until > clock_timestamp()", 1, &value,
-							   &acts) &&
+							   "SELECT count(*) FROM aidb.coordinator WHERE holder = $1 AND until > clock_timestamp()",
+							   1, &value, &acts) &&
 		   acts > 0;
 }
 
@@ -95,9 +95,11 @@ static group *group_with(scaler *self, int64_t id) {
 static PGresult *read_policies(scaler *self) {
 	return aidb_session_query(
 		&self->catalog,
-		"SELECT g.group_id, g.name, a.dry_run, a.min_caches, a.max_caches, a.target_reads, a.target_latency_ms, a.max_lag_ms,"
+		"SELECT g.group_id, g.name, a.dry_run, a.min_caches, a.max_caches, a.target_reads, a.target_latency_ms, "
+		"a.max_lag_ms,"
 		" a.min_hit_rate, a.up_after_s * 1000, a.down_after_s * 1000, a.pause_s * 1000, p.conninfo"
-		" FROM aidb.autoscale a JOIN aidb.node_group g USING (group_id) JOIN aidb.node p ON p.node_id = g.primary_id ORDER BY 1",
+		" FROM aidb.autoscale a JOIN aidb.node_group g USING (group_id) JOIN aidb.node p ON p.node_id = g.primary_id "
+		"ORDER BY 1",
 		0, NULL, false);
 }
 
@@ -147,7 +149,8 @@ static void forget(node *of) {
 }
 
 /* Adds what the node has done since the last time. False: it does not answer, or it did not then. */
-static bool measure(scaler *self, const PGresult *nodes, int row, aidb_autoscale_sample *sample, double *hits, double *asked) {
+static bool measure(scaler *self, const PGresult *nodes, int row, aidb_autoscale_sample *sample, double *hits,
+					double *asked) {
 	node *of = node_with(self, strtoll(PQgetvalue(nodes, row, 0), NULL, 10));
 	bool is_cache = PQgetvalue(nodes, row, 3)[0] == 't', known;
 	uint64_t begun = now_ms(), reads, found, missed;
@@ -160,17 +163,19 @@ static bool measure(scaler *self, const PGresult *nodes, int row, aidb_autoscale
 	}
 	of->seen = true;
 	if (of->session.connection == NULL &&
-		!aidb_session_open(&of->session, PQgetvalue(nodes, row, 2), PQgetvalue(nodes, row, 1), "-c statement_timeout=5s", &trouble)) {
+		!aidb_session_open(&of->session, PQgetvalue(nodes, row, 2), PQgetvalue(nodes, row, 1),
+						   "-c statement_timeout=5s", &trouble)) {
 		of->known = false;
 		return false;
 	}
 	of->session.trouble = &trouble;
 	of->session.timeout_ms = ANSWER_MS;
-	result = aidb_session_query(&of->session,
-								"SELECT sum(value) FILTER (WHERE name IN ('gets', 'seeks')), sum(value) FILTER (WHERE name = "
-								"'row_cache_hits'), sum(value) FILTER (WHERE name = 'row_cache_misses'), (SELECT coalesce(heard_ms, 0) FROM "
-								"aidb.node_status()) FROM aidb.stats()",
-								0, NULL, false);
+	result = aidb_session_query(
+		&of->session,
+		"SELECT sum(value) FILTER (WHERE name IN ('gets', 'seeks')), sum(value) FILTER (WHERE name = "
+		"'row_cache_hits'), sum(value) FILTER (WHERE name = 'row_cache_misses'), (SELECT coalesce(heard_ms, 0) FROM "
+		"aidb.node_status()) FROM aidb.stats()",
+		0, NULL, false);
 	if (result == NULL) {
 		aidb_session_close(&of->session);
 		of->known = false;
@@ -180,7 +185,8 @@ static bool measure(scaler *self, const PGresult *nodes, int row, aidb_autoscale
 	missed = strtoull(PQgetvalue(result, 0, 2), NULL, 10);
 	reads = is_cache ? found + missed : strtoull(PQgetvalue(result, 0, 0), NULL, 10);
 	seconds = (double)(begun - of->at_ms) / 1000;
-	known = of->known && reads >= of->reads && found >= of->hits && seconds > 0; /* counters begin anew with the server */
+	known =
+		of->known && reads >= of->reads && found >= of->hits && seconds > 0; /* counters begin anew with the server */
 	if (known) {
 		double lag_ms = is_cache ? strtod(PQgetvalue(result, 0, 3), NULL) : 0, latency_ms = (double)(now_ms() - begun);
 
@@ -207,11 +213,12 @@ static bool sample_group(scaler *self, group *of, aidb_autoscale_sample *sample)
 	double hits = 0, asked = 0;
 
 	snprintf(id, sizeof(id), "%" PRId64, of->id);
-	nodes = aidb_session_query(&self->catalog,
-							   "SELECT n.node_id, n.name, n.conninfo, m.role = 'cache' FROM aidb.member m JOIN aidb.node n USING (node_id)"
-							   " JOIN aidb.node_group g USING (group_id)"
-							   " WHERE g.group_id = $1 AND (m.role = 'cache' OR n.node_id = g.primary_id) ORDER BY 1",
-							   1, &value, false);
+	nodes = aidb_session_query(
+		&self->catalog,
+		"SELECT n.node_id, n.name, n.conninfo, m.role = 'cache' FROM aidb.member m JOIN aidb.node n USING (node_id)"
+		" JOIN aidb.node_group g USING (group_id)"
+		" WHERE g.group_id = $1 AND (m.role = 'cache' OR n.node_id = g.primary_id) ORDER BY 1",
+		1, &value, false);
 	if (nodes == NULL) {
 		return false;
 	}
@@ -234,7 +241,8 @@ static bool sample_group(scaler *self, group *of, aidb_autoscale_sample *sample)
 /* ---- Acting ----------------------------------------------------------------------------------------------- */
 
 /* Runs the command; what it has written as its first line goes to `line`. False: it did not end well. */
-static bool call(const char *command, const char *word, const char *group_name, const char *node_name, char line[LINE_BYTES]) {
+static bool call(const char *command, const char *word, const char *group_name, const char *node_name,
+				 char line[LINE_BYTES]) {
 	int pipes[2], status = -1;
 	FILE *from;
 	pid_t pid;
@@ -281,7 +289,8 @@ static bool add_cache(scaler *self, const group *to, char *what, size_t size) {
 	values[1] = aidb_value_text(conninfo);
 	values[2] = aidb_value_text(to->name);
 	snprintf(what, size, "node %.63s is added", line);
-	if (!aidb_session_run(&self->catalog, "SELECT aidb.add_node($1, $2), aidb.add_replica($3, $1, 'cache')", 3, values)) {
+	if (!aidb_session_run(&self->catalog, "SELECT aidb.add_node($1, $2), aidb.add_replica($3, $1, 'cache')", 3,
+						  values)) {
 		snprintf(what, size, "%s", self->trouble.text);
 		return false;
 	}
@@ -300,24 +309,27 @@ static bool remove_cache(scaler *self, const group *from, char *what, size_t siz
 		return false;
 	}
 	if (aidb_session_open(&primary, from->primary, "the primary", "-c statement_timeout=5s", &trouble)) {
-		(void)aidb_session_run(&primary, "SELECT aidb.stream_drop($1)", 1, &values[1]); /* its log is not kept any more */
+		(void)aidb_session_run(&primary, "SELECT aidb.stream_drop($1)", 1,
+							   &values[1]); /* its log is not kept any more */
 		aidb_session_close(&primary);
 	}
 	snprintf(what, size, "node %s is removed", from->last_cache);
 	if (!call(self->options->command, "remove", from->name, from->last_cache, line)) {
-		snprintf(what, size, "%s remove %s %s has failed; the node is not used any more", self->options->command, from->name,
-				 from->last_cache);
+		snprintf(what, size, "%s remove %s %s has failed; the node is not used any more", self->options->command,
+				 from->name, from->last_cache);
 		return false;
 	}
 	return true;
 }
 
-static void note(scaler *self, const group *of, const aidb_autoscale_sample *sample, const char *action, const char *what) {
+static void note(scaler *self, const group *of, const aidb_autoscale_sample *sample, const char *action,
+				 const char *what) {
 	char numbers[128];
-	aidb_value values[4] = {aidb_value_text(of->name), aidb_value_text(action), aidb_value_text(what), aidb_value_text(numbers)};
+	aidb_value values[4] = {aidb_value_text(of->name), aidb_value_text(action), aidb_value_text(what),
+							aidb_value_text(numbers)};
 
-	snprintf(numbers, sizeof(numbers), "{%.3f,%.3f,%.3f,%.4f,%" PRIu32 "}", sample->reads, sample->latency_ms, sample->lag_ms,
-			 sample->hit_rate, sample->caches);
+	snprintf(numbers, sizeof(numbers), "{%.3f,%.3f,%.3f,%.4f,%" PRIu32 "}", sample->reads, sample->latency_ms,
+			 sample->lag_ms, sample->hit_rate, sample->caches);
 	(void)aidb_session_run(&self->catalog, "SELECT aidb.note_scaling($1, $2, $3, $4::float8[])", 4, values);
 }
 
@@ -335,7 +347,8 @@ static void scale(scaler *self, group *of) {
 		return;
 	}
 	if (of->dry_run || self->options->command == NULL) {
-		snprintf(done, sizeof(done), "%s", of->dry_run ? "not done: this is a dry run" : "not done: the coordinator has no --scale-command");
+		snprintf(done, sizeof(done), "%s",
+				 of->dry_run ? "not done: this is a dry run" : "not done: the coordinator has no --scale-command");
 	} else if (action == AIDB_AUTOSCALE_ADD) {
 		(void)add_cache(self, of, done, sizeof(done));
 	} else {

@@ -87,6 +87,7 @@ void aidb_slot_keeper_step(aidb_slot_keeper *self, bool leads, uint64_t now_ms) 
 		}
 	} else if (now_ms >= self->look_at_ms && !self->asked) {
 		self->look_at_ms = now_ms + LOOK_INTERVAL_MS;
-		self->asked = aidb_link_send(self->link, "SELECT aidb.moves_broken_off()", 0, NULL, LOOK_TIMEOUT_MS, now_ms, looked, self);
+		self->asked = aidb_link_send(self->link, "SELECT aidb.moves_broken_off()", 0, NULL, LOOK_TIMEOUT_MS, now_ms,
+									 looked, self);
 	}
 }

@@ -241,7 +241,8 @@ static const labelled cluster[] = {
 	 .metric_count = 2,
 	 .metrics = {{"aidb_cluster_slots_leaving", "Slots that are being moved from the group."},
 				 {"aidb_cluster_slots_coming", "Slots that are being moved to the group."}}},
-	{.sql = "SELECT count(*), coalesce(sum(slots), 0), coalesce(sum(bytes), 0), coalesce(sum(hold_ms), 0) / 1000 FROM aidb.slot_history",
+	{.sql = "SELECT count(*), coalesce(sum(slots), 0), coalesce(sum(bytes), 0), coalesce(sum(hold_ms), 0) / 1000 FROM "
+			"aidb.slot_history",
 	 .metric_count = 4,
 	 .type = "counter",
 	 .metrics = {{"aidb_cluster_moves_total", "Moves of slots that are over."},

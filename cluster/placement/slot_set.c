@@ -21,7 +21,10 @@ void aidb_slot_set_write(const aidb_slot_set *set, char text[AIDB_SLOT_SET_DIGIT
 }
 
 static int digit_of(char c) {
-	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+	return c >= '0' && c <= '9'   ? c - '0'
+		   : c >= 'a' && c <= 'f' ? c - 'a' + 10
+		   : c >= 'A' && c <= 'F' ? c - 'A' + 10
+								  : -1;
 }
 
 bool aidb_slot_set_read(const char *text, aidb_slot_set *set) {

@@ -13,8 +13,7 @@
 /* A statement whose client has gone away ends within a second. */
 #define NODE_SETTINGS                                                                                                  \
 	"-c search_path=pg_catalog -c timezone=GMT -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=1 "    \
-	"-c client_connection_check_interval=1000 -c aidb.expected_epoch=" INT64_FORMAT    \
-	" -c aidb.slots=%s"
+	"-c client_connection_check_interval=1000 -c aidb.expected_epoch=" INT64_FORMAT " -c aidb.slots=%s"
 
 char *router_connection_error(PGconn *connection) {
 	char *message = pchomp(PQerrorMessage(connection));

@@ -400,7 +400,8 @@ static List *cluster_tables(void) {
 	List *tables = NIL;
 
 	SPI_connect();
-	if (SPI_execute("SELECT t.ftrelid FROM pg_catalog.pg_foreign_table t JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver"
+	if (SPI_execute("SELECT t.ftrelid FROM pg_catalog.pg_foreign_table t JOIN pg_catalog.pg_foreign_server s ON s.oid "
+					"= t.ftserver"
 					" WHERE s.srvname = 'aidb_cluster' ORDER BY 1",
 					true, 0) != SPI_OK_SELECT) {
 		elog(ERROR, "could not read which tables the cluster has");
@@ -422,12 +423,12 @@ static void make_table_on(int group_id, const router_group *like, Oid relid) {
 	Relation relation = table_open(relid, AccessShareLock);
 	const aipg_table *table = router_table_describe(relation);
 	const char *name = router_table_name(relid);
-	char *index_id = linitial(
-		ask(router_session_open(like), psprintf("SELECT aidb.table_index_id(%s)", quote_literal_cstr(name))));
-	const char *statements[] = {
-		check_locale(),
-		psprintf("CREATE SCHEMA IF NOT EXISTS %s", quote_identifier(get_namespace_name(RelationGetNamespace(relation)))),
-		psprintf("SELECT aidb.give_index_id(%s)", index_id), create_statement(relation, table)};
+	char *index_id =
+		linitial(ask(router_session_open(like), psprintf("SELECT aidb.table_index_id(%s)", quote_literal_cstr(name))));
+	const char *statements[] = {check_locale(),
+								psprintf("CREATE SCHEMA IF NOT EXISTS %s",
+										 quote_identifier(get_namespace_name(RelationGetNamespace(relation)))),
+								psprintf("SELECT aidb.give_index_id(%s)", index_id), create_statement(relation, table)};
 
 	table_close(relation, NoLock);
 	for (size_t i = 0; i < lengthof(statements); i++) {
@@ -473,9 +474,10 @@ Datum router_sql_drop_tables(PG_FUNCTION_ARGS) {
 
 /* Names of prepared transactions. */
 static List *find_prepared(router_session *session, const char *prefix) {
-	return ask(session, psprintf("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()"
-								 " AND pg_catalog.starts_with(gid, %s) LIMIT %d",
-								 quote_literal_cstr(prefix), MAX_FOUND));
+	return ask(session,
+			   psprintf("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()"
+						" AND pg_catalog.starts_with(gid, %s) LIMIT %d",
+						quote_literal_cstr(prefix), MAX_FOUND));
 }
 
 /* "COMMIT" or "ROLLBACK", as the transaction here has ended; NULL while it has not. */

@@ -163,10 +163,10 @@ static void read_slots(router_map *into) {
 
 void router_map_raise_moved(const char *detail) {
 	router_count(ROUTER_MOVED);
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not serialize access: rows have moved to another group of the cluster"),
-			 detail != NULL ? errdetail_internal("%s", detail) : 0, errhint("The transaction might succeed if retried.")));
+	ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					errmsg("could not serialize access: rows have moved to another group of the cluster"),
+					detail != NULL ? errdetail_internal("%s", detail) : 0,
+					errhint("The transaction might succeed if retried.")));
 }
 
 void router_map_check_placement(uint64 begun_with) {

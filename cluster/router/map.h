@@ -30,7 +30,7 @@ typedef struct router_group {
 
 typedef struct router_map {
 	uint64 placement; /* another number when a slot is kept by another group than before */
-	int group_count; /* by id, ascending */
+	int group_count;  /* by id, ascending */
 	router_group *groups;
 	int group_of_slot[AIDB_SLOTS]; /* index into groups */
 } router_map;

@@ -66,7 +66,7 @@ struct scan_state {
 	uint64 placement; /* with which it has begun */
 	bool moved;       /* slots are elsewhere since: it has to begin anew */
 	bool delivered;   /* a row was handed on */
-	char *groups; /* that were asked, for EXPLAIN */
+	char *groups;     /* that were asked, for EXPLAIN */
 };
 
 /* ---- Begin ----------------------------------------------------------------------------------------------- */

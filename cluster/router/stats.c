@@ -100,7 +100,8 @@ Datum router_sql_stats(PG_FUNCTION_ARGS) {
 	check_shared();
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < ROUTER_COUNTERS; i++) {
-		Datum columns[2] = {CStringGetTextDatum(names[i]), Int64GetDatum((int64)pg_atomic_read_u64(&shared->counters[i]))};
+		Datum columns[2] = {CStringGetTextDatum(names[i]),
+							Int64GetDatum((int64)pg_atomic_read_u64(&shared->counters[i]))};
 		bool nulls[2] = {false};
 
 		tuplestore_putvalues(result->setResult, result->setDesc, columns, nulls);

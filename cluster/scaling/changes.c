@@ -5,7 +5,8 @@
 
 #include "replication/stream_format.h"
 
-#define PREFIX_BYTES 6 /* of a stored key: slot (u16), index id (u32), both big-endian; slot 0 of the cluster is 1 there */
+#define PREFIX_BYTES                                                                                                   \
+	6 /* of a stored key: slot (u16), index id (u32), both big-endian; slot 0 of the cluster is 1 there */
 
 struct aidb_change {
 	aidb_change *next;

@@ -18,7 +18,7 @@
 /* What a statement of the primary has seen: commits up to a sequence, and transactions as PostgreSQL's snapshot says. */
 typedef struct aidb_seen {
 	uint64_t sequence;
-	uint64_t next;                                 /* the transactions from here on are not seen */
+	uint64_t next;                                /* the transactions from here on are not seen */
 	uint64_t running[AIDB_SNAPSHOT_TRANSACTIONS]; /* nor are these */
 	uint32_t running_count;
 } aidb_seen;

@@ -8,8 +8,8 @@
 #define SPARE_BYTES (64u << 20) /* that stay free at a target */
 
 static bool open_catalog(aidb_session *catalog, const char *conninfo, aidb_trouble *trouble) {
-	return aidb_session_open(catalog, conninfo, "the catalog", "-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0",
-							 trouble) &&
+	return aidb_session_open(catalog, conninfo, "the catalog",
+							 "-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0", trouble) &&
 		   aidb_slot_moves_begin(catalog);
 }
 
@@ -40,7 +40,8 @@ static aidb_slot_set slots_of(const char *text) {
 }
 
 /* What the nodes say of it: that they can be reached, how much it is, and whether there is room. */
-static bool ask_node(const aidb_move_group *group, const aidb_slot_set *slots, aidb_trouble *trouble, uint64_t numbers[3]) {
+static bool ask_node(const aidb_move_group *group, const aidb_slot_set *slots, aidb_trouble *trouble,
+					 uint64_t numbers[3]) {
 	char text[AIDB_SLOTS_TEXT_BYTES], name[160];
 	aidb_session session;
 	PGresult *result;
@@ -51,7 +52,8 @@ static bool ask_node(const aidb_move_group *group, const aidb_slot_set *slots, a
 	if (!aidb_session_open(&session, group->conninfo, name, "", trouble)) {
 		return false;
 	}
-	result = aidb_session_query(&session, "SELECT \"rows\", bytes, free_bytes FROM aidb.slots_size($1::int[])", 1, &value, false);
+	result = aidb_session_query(&session, "SELECT \"rows\", bytes, free_bytes FROM aidb.slots_size($1::int[])", 1,
+								&value, false);
 	for (int i = 0; result != NULL && i < 3; i++) {
 		numbers[i] = strtoull(PQgetvalue(result, 0, i), NULL, 10);
 	}
@@ -195,8 +197,9 @@ bool aidb_rebalance_run(const aidb_rebalance *rebalance, aidb_trouble *trouble) 
 	aidb_session catalog = {.connection = NULL};
 	aidb_planned *plans = NULL;
 	uint32_t count;
-	bool done = open_catalog(&catalog, rebalance->conninfo, trouble) && (rebalance->dry_run || finish(rebalance, &catalog)) &&
-				make_plan(rebalance, &catalog, &plans, &count) && run_plan(rebalance, &catalog, plans, count);
+	bool done = open_catalog(&catalog, rebalance->conninfo, trouble) &&
+				(rebalance->dry_run || finish(rebalance, &catalog)) && make_plan(rebalance, &catalog, &plans, &count) &&
+				run_plan(rebalance, &catalog, plans, count);
 
 	free(plans);
 	aidb_session_close(&catalog);

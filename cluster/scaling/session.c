@@ -9,8 +9,8 @@
 /* In one line. */
 static bool fail(aidb_session *session, const char *message, const char *hint, const char *state) {
 	aidb_trouble *trouble = session->trouble;
-	int end = snprintf(trouble->text, sizeof(trouble->text), "%s: %s%s%s", session->name, message, hint != NULL ? "; " : "",
-					   hint != NULL ? hint : "");
+	int end = snprintf(trouble->text, sizeof(trouble->text), "%s: %s%s%s", session->name, message,
+					   hint != NULL ? "; " : "", hint != NULL ? hint : "");
 
 	(void)end;
 	for (char *c = trouble->text; *c != '\0'; c++) {
@@ -57,7 +57,8 @@ static PGresult *await_answer(const aidb_session *session) {
 	while (PQisBusy(session->connection) != 0) {
 		uint64_t now = now_ms();
 
-		if (now >= deadline_ms || poll(&socket, 1, (int)(deadline_ms - now)) < 0 || PQconsumeInput(session->connection) != 1) {
+		if (now >= deadline_ms || poll(&socket, 1, (int)(deadline_ms - now)) < 0 ||
+			PQconsumeInput(session->connection) != 1) {
 			return NULL;
 		}
 	}
@@ -89,8 +90,9 @@ PGresult *aidb_session_query(aidb_session *session, const char *sql, int count, 
 		return result;
 	}
 	(void)fail(session,
-			   PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY) != NULL ? PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY)
-																		   : PQerrorMessage(session->connection),
+			   PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY) != NULL
+				   ? PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY)
+				   : PQerrorMessage(session->connection),
 			   PQresultErrorField(result, PG_DIAG_MESSAGE_HINT), PQresultErrorField(result, PG_DIAG_SQLSTATE));
 	PQclear(result);
 	return NULL;

@@ -8,9 +8,9 @@
 
 #include "scaling/changes.h"
 
-#define LOCK "7017294236571234561"        /* by who moves slots */
+#define LOCK "7017294236571234561"             /* by who moves slots */
 #define DEFINITIONS_LOCK "7017294236571234560" /* by who needs definitions of tables to stay as they are */
-#define PIN "move"                        /* for which the source keeps its log */
+#define PIN "move"                             /* for which the source keeps its log */
 #define CHUNK_BYTES (1u << 20)
 #define CHUNK_TEXT "1048576"
 #define PURGE_ROWS "10000"
@@ -19,7 +19,7 @@
 #define HOLD_WAIT "80ms" /* for transactions that have written to the slots, while others wait behind */
 #define HOLD_PAUSE_MS 50
 #define HOLD_LIMIT_MS 1000 /* then writers go on, and it is tried again */
-#define HOLD_SILENCE "2s"  /* when the source hears nothing for so long, it lets go of the slots by ending the session */
+#define HOLD_SILENCE "2s" /* when the source hears nothing for so long, it lets go of the slots by ending the session */
 #define END_LIMIT_MS 10000 /* for sessions that are told to end */
 
 typedef struct mover {
@@ -80,16 +80,18 @@ bool aidb_slot_moves_begin(aidb_session *catalog) {
 		return fail(catalog->trouble, "%s; wait until it is done", "another process moves slots of this cluster");
 	}
 	/* And no table is made or dropped meanwhile. */
-	return taken && aidb_session_number(catalog, "SELECT 1 FROM pg_advisory_lock(" DEFINITIONS_LOCK ")", 0, NULL, &unused);
+	return taken &&
+		   aidb_session_number(catalog, "SELECT 1 FROM pg_advisory_lock(" DEFINITIONS_LOCK ")", 0, NULL, &unused);
 }
 
 bool aidb_move_group_read(aidb_session *catalog, uint32_t id, aidb_move_group *group) {
 	char number[24];
 	aidb_value value = number_value(number, id);
-	PGresult *result = aidb_session_query(catalog,
-										  "SELECT g.name, n.name, n.conninfo, g.epoch FROM aidb.node_group g JOIN aidb.node n"
-										  " ON n.node_id = g.primary_id WHERE g.group_id = $1",
-										  1, &value, false);
+	PGresult *result =
+		aidb_session_query(catalog,
+						   "SELECT g.name, n.name, n.conninfo, g.epoch FROM aidb.node_group g JOIN aidb.node n"
+						   " ON n.node_id = g.primary_id WHERE g.group_id = $1",
+						   1, &value, false);
 
 	if (result == NULL || PQntuples(result) != 1) {
 		PQclear(result);
@@ -120,11 +122,11 @@ static bool end_others(aidb_session *session) {
 	int64_t left;
 
 	for (;;) {
-		if (!aidb_session_number(session,
-								 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = "
-								 "'" AIDB_SESSION_APPLICATION
-								 "' AND pid <> pg_backend_pid() AND datname = current_database()",
-								 0, NULL, &left)) {
+		if (!aidb_session_number(
+				session,
+				"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = "
+				"'" AIDB_SESSION_APPLICATION "' AND pid <> pg_backend_pid() AND datname = current_database()",
+				0, NULL, &left)) {
 			return false;
 		}
 		if (left == 0 || now_us() > deadline_us) {
@@ -183,8 +185,7 @@ static bool begin(mover *self) {
 
 	report(self, "begin");
 	return open_node(&self->source, move->source, trouble) && open_node(&self->target, move->target, trouble) &&
-		   end_others(&self->source) && end_others(&self->target) &&
-		   open_node(&self->stream, move->source, trouble) &&
+		   end_others(&self->source) && end_others(&self->target) && open_node(&self->stream, move->source, trouble) &&
 		   aidb_session_run(move->catalog,
 							"INSERT INTO aidb.slot_move (slot, source_id, target_id) SELECT s, $2::int, $3::int FROM "
 							"unnest($1::int[]) s",
@@ -216,7 +217,8 @@ static uint64_t big_endian(const char *bytes) {
 static bool copy_chunk(mover *self, char **after, size_t *after_size, bool *more) {
 	aidb_value values[2] = {aidb_value_text(self->slots), {.data = *after != NULL ? *after : "", .size = *after_size}};
 	PGresult *result = aidb_session_query(
-		&self->source, "SELECT operations, rows, last FROM aidb.slots_read($1::int[], $2, " CHUNK_TEXT ")", 2, values, true);
+		&self->source, "SELECT operations, rows, last FROM aidb.slots_read($1::int[], $2, " CHUNK_TEXT ")", 2, values,
+		true);
 	bool done;
 
 	if (result == NULL) {
@@ -294,10 +296,10 @@ static bool read_stream(mover *self, const char *wait_ms) {
 	char epoch[24], after[24];
 	aidb_value values[3] = {number_value(epoch, self->move->source->epoch), number_value(after, self->changes.read),
 							aidb_value_text(wait_ms)};
-	PGresult *result =
-		aidb_session_query(&self->stream,
-						   "SELECT aidb.stream_read('" PIN "', $1::int8, $2::int8, $2::int8, '{}', " CHUNK_TEXT ", $3::int4)",
-						   3, values, true);
+	PGresult *result = aidb_session_query(&self->stream,
+										  "SELECT aidb.stream_read('" PIN
+										  "', $1::int8, $2::int8, $2::int8, '{}', " CHUNK_TEXT ", $3::int4)",
+										  3, values, true);
 	aidb_status rc;
 
 	if (result == NULL) {
@@ -306,8 +308,10 @@ static bool read_stream(mover *self, const char *wait_ms) {
 	self->answer_size = (size_t)PQgetlength(result, 0, 0);
 	rc = aidb_changes_take(&self->changes, (aidb_slice){PQgetvalue(result, 0, 0), self->answer_size});
 	PQclear(result);
-	return rc == AIDB_OK || fail(self->stream.trouble, rc == AIDB_NO_MEMORY ? "out of memory%s" : "%s has sent a malformed part of its stream",
-								 rc == AIDB_NO_MEMORY ? "" : self->stream.name);
+	return rc == AIDB_OK ||
+		   fail(self->stream.trouble,
+				rc == AIDB_NO_MEMORY ? "out of memory%s" : "%s has sent a malformed part of its stream",
+				rc == AIDB_NO_MEMORY ? "" : self->stream.name);
 }
 
 /* Up to a commit, and until every transaction that may have been seen by then is decided. */
@@ -316,7 +320,8 @@ static bool follow_to(mover *self, uint64_t sequence, const aidb_seen *seen, uin
 		if (!read_stream(self, "2") || !write_changes(self, seen)) {
 			return false;
 		}
-	} while ((self->changes.read < sequence || !aidb_changes_is_settled(&self->changes, seen)) && now_us() < deadline_us);
+	} while ((self->changes.read < sequence || !aidb_changes_is_settled(&self->changes, seen)) &&
+			 now_us() < deadline_us);
 	return true;
 }
 
@@ -337,7 +342,8 @@ static bool follow(mover *self) {
 static bool digest(mover *self, aidb_session *session, char text[64], aidb_seen *seen) {
 	aidb_value value = aidb_value_text(self->slots);
 	PGresult *result = aidb_session_query(
-		session, "SELECT rows, digest, sequence, pg_current_snapshot() FROM aidb.slots_digest($1::int[])", 1, &value, false);
+		session, "SELECT rows, digest, sequence, pg_current_snapshot() FROM aidb.slots_digest($1::int[])", 1, &value,
+		false);
 	bool fine = true;
 
 	if (result == NULL) {
@@ -363,8 +369,8 @@ static bool compare(mover *self) {
 	free(seen);
 	if (done && strcmp(there, here) != 0) {
 		snprintf(self->source.trouble->text, sizeof(self->source.trouble->text),
-				 "the copy at group \"%s\" differs from the slots of group \"%s\": %s instead of %s", self->move->target->name,
-				 self->move->source->name, here, there);
+				 "the copy at group \"%s\" differs from the slots of group \"%s\": %s instead of %s",
+				 self->move->target->name, self->move->source->name, here, there);
 		return false;
 	}
 	return done;
@@ -376,15 +382,16 @@ static bool compare(mover *self) {
 static int try_hold(mover *self, uint64_t *sequence) {
 	int64_t newest;
 
-	if (aidb_session_number(
-			&self->source,
-			"SELECT sequence FROM (SELECT set_config('idle_session_timeout', '" HOLD_SILENCE "', false)) s, aidb.slots_hold() sequence", 0, NULL,
-			&newest)) {
+	if (aidb_session_number(&self->source,
+							"SELECT sequence FROM (SELECT set_config('idle_session_timeout', '" HOLD_SILENCE
+							"', false)) s, aidb.slots_hold() sequence",
+							0, NULL, &newest)) {
 		*sequence = (uint64_t)newest;
 		return 1;
 	}
 	/* lock_not_available, deadlock_detected */
-	return strcmp(self->source.trouble->state, "55P03") == 0 || strcmp(self->source.trouble->state, "40P01") == 0 ? 0 : -1;
+	return strcmp(self->source.trouble->state, "55P03") == 0 || strcmp(self->source.trouble->state, "40P01") == 0 ? 0
+																												  : -1;
 }
 
 /* What waits there for longer than it should may itself wait for the mover: for definitions of tables. */
@@ -393,15 +400,17 @@ static bool mark(mover *self) {
 				on_slots(self, &self->source, "SELECT aidb.slots_mark($1::int[])");
 
 	if (!done && strcmp(self->source.trouble->state, "55P03") == 0) {
-		return fail(self->source.trouble, "%s: a transaction has been open for " MARK_WAIT "; see pg_stat_activity there", self->source.name);
+		return fail(self->source.trouble,
+					"%s: a transaction has been open for " MARK_WAIT "; see pg_stat_activity there", self->source.name);
 	}
 	return done && aidb_session_run(&self->source, "SET lock_timeout = '" HOLD_WAIT "'", 0, NULL);
 }
 
 static bool release(mover *self) {
 	return aidb_session_run(&self->source,
-							"SELECT aidb.slots_release(), set_config('idle_session_timeout', '0', false), set_config('lock_timeout', '0', false)", 0,
-							NULL);
+							"SELECT aidb.slots_release(), set_config('idle_session_timeout', '0', false), "
+							"set_config('lock_timeout', '0', false)",
+							0, NULL);
 }
 
 /* Nobody writes to the slots, and all that was written is at the target. */
@@ -438,8 +447,9 @@ static bool hold(mover *self, uint64_t *begun_us) {
 			return false;
 		}
 	}
-	return held || fail(self->source.trouble, "%s: transactions that write to the slots do not end; try again when there are none that last",
-					   self->source.name);
+	return held || fail(self->source.trouble,
+						"%s: transactions that write to the slots do not end; try again when there are none that last",
+						self->source.name);
 }
 
 static bool hand_over(mover *self) {
@@ -461,8 +471,7 @@ static bool hand_over(mover *self) {
 		return false;
 	}
 	report(self, "open");
-	if (!on_slots(self, &self->target, "SELECT aidb.open_slots($1::int[])") ||
-		!release(self)) {
+	if (!on_slots(self, &self->target, "SELECT aidb.open_slots($1::int[])") || !release(self)) {
 		return false;
 	}
 	self->move->progress.hold_ms = (double)(now_us() - begun_us) / 1000;
@@ -480,7 +489,8 @@ static bool forget(aidb_session *catalog, const char *slots) {
 static bool note(const mover *self) {
 	const aidb_slot_move *move = self->move;
 	char text[256];
-	aidb_value values[3] = {aidb_value_text(move->source->name), aidb_value_text(move->target->name), aidb_value_text(text)};
+	aidb_value values[3] = {aidb_value_text(move->source->name), aidb_value_text(move->target->name),
+							aidb_value_text(text)};
 
 	snprintf(text, sizeof(text), "{%" PRIu32 ",%" PRIu64 ",%" PRIu64 ",%.3f,%.3f}", aidb_slot_set_count(&move->slots),
 			 move->progress.rows, move->progress.bytes, (double)(now_us() / 1000 - move->progress.begun_ms) / 1000,
@@ -497,8 +507,8 @@ static bool clean_up(mover *self) {
 }
 
 static bool run_steps(mover *self) {
-	return begin(self) && copy(self) && enter(self, "follow") && follow(self) && enter(self, "mark") && mark(self) && compare(self) &&
-		   hand_over(self) && clean_up(self);
+	return begin(self) && copy(self) && enter(self, "follow") && follow(self) && enter(self, "mark") && mark(self) &&
+		   compare(self) && hand_over(self) && clean_up(self);
 }
 
 bool aidb_slot_move_run(aidb_slot_move *move) {
@@ -538,7 +548,8 @@ static bool finish_at(const leftover *of, aidb_session *source, aidb_session *ta
 static bool finish(aidb_session *catalog, const leftover *of) {
 	aidb_move_group groups[2];
 	aidb_session source = {.connection = NULL}, target = {.connection = NULL};
-	bool done = aidb_move_group_read(catalog, of->source, &groups[0]) && aidb_move_group_read(catalog, of->target, &groups[1]) &&
+	bool done = aidb_move_group_read(catalog, of->source, &groups[0]) &&
+				aidb_move_group_read(catalog, of->target, &groups[1]) &&
 				open_node(&source, &groups[0], catalog->trouble) && open_node(&target, &groups[1], catalog->trouble) &&
 				finish_at(of, &source, &target) && forget(catalog, of->slots);
 

@@ -279,7 +279,8 @@ static void apply_change(aidb_slice key, aidb_slice value) {
 
 /* Rows of the catalog are each server's own, but for the log of definitions and the set of closed slots. */
 static bool is_own(aidb_slice key) {
-	return key.size < AIPG_KEY_PREFIX_BYTES || (aipg_key_index_id(key) < AIPG_FIRST_INDEX_ID && !aipg_slots_is_row(key));
+	return key.size < AIPG_KEY_PREFIX_BYTES ||
+		   (aipg_key_index_id(key) < AIPG_FIRST_INDEX_ID && !aipg_slots_is_row(key));
 }
 
 static bool is_definition(aidb_slice key) {

@@ -55,7 +55,8 @@ static aidb_slot_set slots_argument(FunctionCallInfo fcinfo, int argument) {
 	bool *nulls;
 	int count;
 
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argument), INT4OID, sizeof(int32), true, TYPALIGN_INT, &slots, &nulls, &count);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argument), INT4OID, sizeof(int32), true, TYPALIGN_INT, &slots, &nulls,
+					  &count);
 	for (int i = 0; i < count; i++) {
 		int32 slot = nulls[i] ? -1 : DatumGetInt32(slots[i]);
 
@@ -72,7 +73,8 @@ static int32 number_argument(FunctionCallInfo fcinfo, int argument, const char *
 	int32 value = PG_GETARG_INT32(argument);
 
 	if (value < low || value > high) {
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s is %d, outside of %d to %d", name, value, low, high)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s is %d, outside of %d to %d", name, value, low, high)));
 	}
 	return value;
 }
@@ -203,7 +205,8 @@ static void seek_rows(slot_rows *rows, const bytea *after) {
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("that is no key of a row")));
 	}
 	rows->slot = (uint32)(number - AIPG_FIRST_SHARD_SLOT);
-	rows->cursor = aipg_cursor_open(&rows->view, (aidb_slice){lower->data, (size_t)lower->len}, start_of(rows->slot + 1), false);
+	rows->cursor =
+		aipg_cursor_open(&rows->view, (aidb_slice){lower->data, (size_t)lower->len}, start_of(rows->slot + 1), false);
 }
 
 static bool next_row(slot_rows *rows, aidb_slice *key, aidb_slice *value) {
@@ -256,7 +259,8 @@ static bool is_of(List *index_ids, aidb_slice key) {
 
 static void check_snapshot(const char *function) {
 	if (!IsolationUsesXactSnapshot()) {
-		ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION), errmsg("aidb.%s needs a transaction with one snapshot", function),
+		ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+						errmsg("aidb.%s needs a transaction with one snapshot", function),
 						errhint("Begin with BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY.")));
 	}
 }
@@ -415,8 +419,8 @@ static void check_operation(const aidb_operation *operation, const aidb_slot_set
 
 	if (number < AIPG_FIRST_SHARD_SLOT || number >= (int)(AIPG_FIRST_SHARD_SLOT + AIDB_SLOTS) ||
 		!aidb_slot_set_has(closed, (uint32)(number - AIPG_FIRST_SHARD_SLOT))) {
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("a row of another slot was to be written"),
-						errhint("Only rows of closed slots are.")));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("a row of another slot was to be written"), errhint("Only rows of closed slots are.")));
 	}
 }
 

@@ -215,7 +215,8 @@ static void nothing_is_done_on_missing_data(void **state) {
 /* One step after the load was wanted long enough, with something else that speaks against it. */
 static void other_reasons_hold_it_back(void **state) {
 	aidb_autoscale scaler = {.count = 0};
-	aidb_autoscale_sample sample = {.at_ms = 1000, .complete = true, .caches = 1, .reads = 90000, .hit_rate = 0.1, .latency_ms = 1};
+	aidb_autoscale_sample sample = {
+		.at_ms = 1000, .complete = true, .caches = 1, .reads = 90000, .hit_rate = 0.1, .latency_ms = 1};
 	aidb_autoscale_action action = AIDB_AUTOSCALE_NOTHING;
 
 	(void)state;
@@ -226,7 +227,8 @@ static void other_reasons_hold_it_back(void **state) {
 	sample.lag_ms = 20000;
 	assert_int_equal(aidb_autoscale_step(&scaler, &policy, &sample), AIDB_AUTOSCALE_NOTHING);
 	assert_non_null(strstr(scaler.reason, "behind"));
-	sample = (aidb_autoscale_sample){.at_ms = 200000, .complete = true, .caches = 1, .reads = 19000, .hit_rate = 0.9, .latency_ms = 30};
+	sample = (aidb_autoscale_sample){
+		.at_ms = 200000, .complete = true, .caches = 1, .reads = 19000, .hit_rate = 0.9, .latency_ms = 30};
 	for (; sample.at_ms < 300000 && action == AIDB_AUTOSCALE_NOTHING; sample.at_ms += STEP_MS) {
 		action = aidb_autoscale_step(&scaler, &policy, &sample); /* answers are late, if there are not too many reads */
 	}
