@@ -130,6 +130,9 @@ typedef struct catalog {
 	PGresult *groups, *replicas, *slots;
 } catalog;
 
+/* So that what is read is of one moment. */
+#define BEGIN "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
 static PGresult *read_table(PGconn *connection, const char *sql, uint64_t deadline_ms, char **error) {
 	PGresult *result = *error != NULL ? NULL : aidb_socket_execute(connection, sql, deadline_ms);
 
@@ -180,6 +183,7 @@ aidb_topology *aidb_topology_read(const char *conninfo, uint32_t limit, const ai
 	if (connection == NULL) {
 		return NULL;
 	}
+	PQclear(aidb_socket_execute(connection, BEGIN, deadline_ms)); /* if that fails, so does what follows */
 	read.groups = read_table(connection, READ_GROUPS, deadline_ms, error);
 	read.replicas = read_table(connection, READ_REPLICAS, deadline_ms, error);
 	read.slots = read_table(connection, READ_SLOTS, deadline_ms, error);

@@ -78,12 +78,13 @@ static char *text_column(uint64 row, int number) {
 	return MemoryContextStrdup(map_context, TextDatumGetCString(column(row, number)));
 }
 
-/* As the catalog is at this moment, whatever the transaction's snapshot sees. */
+static Snapshot read_snapshot; /* one for all that is read together */
+
 static void run(const char *query) {
 	SPIPlanPtr plan = SPI_prepare(query, 0, NULL);
 
 	if (plan == NULL ||
-		SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(), InvalidSnapshot, true, false, 0) != SPI_OK_SELECT) {
+		SPI_execute_snapshot(plan, NULL, NULL, read_snapshot, InvalidSnapshot, true, false, 0) != SPI_OK_SELECT) {
 		elog(ERROR, "could not read the catalog of the cluster");
 	}
 }
@@ -175,7 +176,8 @@ void router_map_check_placement(uint64 begun_with) {
 	}
 }
 
-/* With the rights of the catalog's owner: connection strings are not for everybody to read. */
+/* As the catalog is at this moment, whatever the transaction's snapshot sees; with the rights of its owner: connection strings are not for
+ * everybody to read. */
 static void read_map(void) {
 	router_map *read;
 	Oid user;
@@ -193,9 +195,11 @@ static void read_map(void) {
 	GetUserIdAndSecContext(&user, &security);
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
 	SPI_connect();
+	read_snapshot = RegisterSnapshot(GetLatestSnapshot());
 	read_groups(read);
 	read_readers(read);
 	read_slots(read);
+	UnregisterSnapshot(read_snapshot);
 	SPI_finish();
 	SetUserIdAndSecContext(user, security);
 	map = read;

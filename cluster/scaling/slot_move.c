@@ -493,7 +493,7 @@ static bool note(const mover *self) {
 							aidb_value_text(text)};
 
 	snprintf(text, sizeof(text), "{%" PRIu32 ",%" PRIu64 ",%" PRIu64 ",%.3f,%.3f}", aidb_slot_set_count(&move->slots),
-			 move->progress.rows, move->progress.bytes, (double)(now_us() / 1000 - move->progress.begun_ms) / 1000,
+			 move->progress.rows, move->progress.bytes, (double)(now_us() - 1000 * move->progress.begun_ms) / 1e6,
 			 move->progress.hold_ms);
 	return aidb_session_run(move->catalog,
 							"INSERT INTO aidb.slot_history (source, target, slots, \"rows\", bytes, seconds, hold_ms)"

@@ -15,6 +15,7 @@
 #include "replication/apply.h"
 #include "role.h"
 #include "settings.h"
+#include "slots.h"
 #include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -240,6 +241,7 @@ Datum aipg_sql_promote(PG_FUNCTION_ARGS) {
 	state.configuration = 0;
 	state.conninfo[0] = state.slot[0] = state.synchronous[0] = '\0';
 	aipg_role_set(&state);
+	aipg_slots_show();
 	PG_RETURN_VOID();
 }
 

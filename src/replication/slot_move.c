@@ -151,7 +151,8 @@ Datum aipg_sql_slots_mark(PG_FUNCTION_ARGS) {
 Datum aipg_sql_slots_hold(PG_FUNCTION_ARGS) {
 	(void)fcinfo;
 	aipg_slots_hold();
-	PG_RETURN_INT64((int64)aidb_current_sequence(aipg_store()));
+	/* also what a session has given up waiting for, whose locks are gone: it will be visible yet */
+	PG_RETURN_INT64((int64)Max(aidb_current_sequence(aipg_store()), aipg_role_unreplicated()));
 }
 
 Datum aipg_sql_slots_release(PG_FUNCTION_ARGS) {

@@ -288,6 +288,7 @@ static void follow(following *self, bool *well) {
 	self->position = aipg_position_read();
 	if (aipg_apply_is_complete(&self->position)) {
 		aipg_role_publish(aidb_current_sequence(aipg_store()));
+		aipg_slots_show();
 	}
 	if (!self->position.copied) {
 		copy_all(self);
