@@ -546,6 +546,9 @@ DECLARE
 BEGIN
 	PERFORM aidb.hold_definitions();
 	LOCK TABLE aidb.slot IN SHARE ROW EXCLUSIVE MODE;
+	IF EXISTS (SELECT FROM aidb.member WHERE node_id = node) THEN
+		RAISE object_in_use USING MESSAGE = format('node "%s" is in a group already', "primary"), HINT = 'Add another node with aidb.add_node().';
+	END IF;
 	INSERT INTO aidb.node_group (name, primary_id, synchronous, weight)
 	VALUES (name, node, synchronous, weight) RETURNING group_id INTO made;
 	INSERT INTO aidb.member VALUES (node, made);

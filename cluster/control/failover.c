@@ -222,9 +222,23 @@ static bool seal_wanted(const situation *at, aidb_action *action) {
 	return seal(self, member, action);
 }
 
+/* Up, but no standby of this primary: it is to be copied anew, and what waits for it would be missing from the copy. */
+static bool is_estranged(const aidb_failover *self, uint32_t member) {
+	const aidb_member_report *report = report_of(self, member);
+
+	return is_up(self, member) &&
+		   (report->role != AIDB_MEMBER_STANDBY || report->sealed || report->follows != self->record.primary);
+}
+
+static bool is_away(const aidb_failover *self, uint32_t member) {
+	return is_down(self, member) || is_estranged(self, member);
+}
+
 static bool shrink_record(const situation *at, aidb_action *action) {
 	aidb_failover *self = at->self;
-	if (!primary_serves(self) || self->record.in_sync == 0 || !is_down(self, self->record.in_sync)) {
+	uint32_t member = self->record.in_sync;
+
+	if (!primary_serves(self) || member == 0 || !is_away(self, member)) {
 		return false;
 	}
 	change_record(self, action);
@@ -236,7 +250,7 @@ static bool shrink_primary(const situation *at, aidb_action *action) {
 	aidb_failover *self = at->self;
 	uint32_t waits_for = primary_serves(self) ? report_of(self, self->record.primary)->waits_for : 0;
 
-	if (waits_for == 0 || self->record.in_sync != 0 || (self->record.synchronous && !is_down(self, waits_for))) {
+	if (waits_for == 0 || self->record.in_sync != 0 || (self->record.synchronous && !is_away(self, waits_for))) {
 		return false;
 	}
 	set_in_sync(self, 0, action);
@@ -334,7 +348,7 @@ static const struct {
 	{seal_in_sync, "the primary is lost: the in-sync standby is sealed, to take its place"},
 	{seal_any, "the primary is lost, and losing data was allowed: the standby that has most is sealed"},
 	{seal_wanted, "an operator wants another primary"},
-	{shrink_record, "the in-sync standby is down: commits are not to wait for it any more"},
+	{shrink_record, "the in-sync standby is down, or follows nobody: commits are not to wait for it any more"},
 	{shrink_primary, "no standby is in sync: the primary acknowledges alone"},
 	{restore_primary, "commits must wait for the in-sync standby"},
 	{grow_record, "the standby has every commit: it is in sync"},

@@ -15,6 +15,8 @@
 #define CHUNK_TEXT "1048576"
 #define PURGE_ROWS "10000"
 #define MARK_WAIT "60s" /* for transactions that may have written to the slots before */
+#define DIGEST_TRIES 100
+#define DIGEST_PAUSE_MS 20
 #define HOLD_TRIES 300
 #define HOLD_WAIT "80ms" /* for transactions that have written to the slots, while others wait behind */
 #define HOLD_PAUSE_MS 50
@@ -359,12 +361,28 @@ static bool digest(mover *self, aidb_session *session, char text[64], aidb_seen 
 	return fine;
 }
 
+/* A snapshot may be of some commits before: of such from which what has been copied has gone on. The next one is of later ones. */
+static bool digest_source(mover *self, char text[64], aidb_seen *seen) {
+	for (int i = 0; i < DIGEST_TRIES; i++) {
+		if (!digest(self, &self->source, text, seen)) {
+			return false;
+		}
+		if (seen->sequence >= self->changes.read) {
+			return true;
+		}
+		pause_ms(DIGEST_PAUSE_MS);
+	}
+	return fail(self->source.trouble,
+				"%s: its snapshots stay behind its stream; a transaction may be ending there for too long",
+				self->source.name);
+}
+
 static bool compare(mover *self) {
 	char there[64], here[64];
 	aidb_seen *seen = malloc(sizeof(*seen));
 	bool done = seen != NULL || fail(self->source.trouble, "%s", "out of memory");
 
-	done = done && enter(self, "compare") && digest(self, &self->source, there, seen) &&
+	done = done && enter(self, "compare") && digest_source(self, there, seen) &&
 		   follow_to(self, seen->sequence, seen, UINT64_MAX) && digest(self, &self->target, here, NULL);
 	free(seen);
 	if (done && strcmp(there, here) != 0) {

@@ -32,6 +32,7 @@
 #include "replication/stream_format.h"
 #include "role.h"
 #include "shared.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/array.h"
@@ -39,6 +40,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 #include "view.h"
 
 PG_FUNCTION_INFO_V1(aipg_sql_stream_open);
@@ -51,6 +53,8 @@ PG_FUNCTION_INFO_V1(aipg_sql_stream_slots);
 #define MIN_RESPONSE_BYTES 1024
 #define MAX_RESPONSE_BYTES (64 << 20)
 #define MAX_WAIT_MS 60000
+#define OPEN_WAIT_MS 10000
+#define OPEN_NAP_MS 20
 #define NAP_US 1000000 /* transactions that were prepared tell nobody when they end */
 
 /* A transaction of which batches were passed on. */
@@ -456,6 +460,29 @@ void aipg_stream_wait_for_running(void) {
 	}
 }
 
+/*
+ * A copy that is made from now on has what is visible, and the stream goes on behind the newest commit: what lies in between, because
+ * it waits for a replica, would be in neither. For the replica that it waits for itself that may be for ever.
+ */
+static void wait_for_place(const char *slot, aidb_sequence sequence) {
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OPEN_WAIT_MS);
+
+	if (strcmp(aipg_role_get().synchronous, slot) != 0) {
+		wait_visible(sequence);
+		return;
+	}
+	while (aidb_current_sequence(aipg_store()) < sequence) {
+		if (GetCurrentTimestamp() >= deadline) {
+			ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+							errmsg("commits wait for slot \"%s\": a copy for it would be without them", slot),
+							errhint("Call aidb.set_in_sync() first.")));
+		}
+		CHECK_FOR_INTERRUPTS();
+		(void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, OPEN_NAP_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
 Datum aipg_sql_stream_open(PG_FUNCTION_ARGS) {
 	const char *slot = slot_argument(fcinfo, 0);
 	aidb_pin pin;
@@ -466,6 +493,7 @@ Datum aipg_sql_stream_open(PG_FUNCTION_ARGS) {
 	if (rc != AIDB_OK) {
 		aipg_raise(rc, "could not make a slot for a replica");
 	}
+	wait_for_place(slot, pin.sequence);
 	aipg_stream_wait_for_running();
 	PG_RETURN_INT64((int64)pin.sequence);
 }
