@@ -167,6 +167,50 @@ like(error_of($catalog, q{SELECT aidb.drain_group('ga'); SELECT aidb.drain_group
 admin_ok('group', 'undrain', 'ga');
 admin_ok('group', 'add', 'gc', 'c');
 
+# ---- Refused ----------------------------------------------------------------------------------------------------------
+
+sub is_stopped {
+	my ($pid) = @_;
+	open my $in, '<', "/proc/$pid/stat" or die "the process is gone: $output$errors";
+	my ($state) = (<$in> // '') =~ /\) (\S)/;
+	return ($state // '') eq 'T';
+}
+
+# It goes on whenever it stops: the point stops it again in the next move.
+sub let_end {
+	my ($mover, $pid) = @_;
+	while ($mover->pumpable) {
+		$mover->pump_nb;
+		kill 'CONT', $pid if eval { is_stopped($pid) };
+		sleep 0.01;
+	}
+	return;
+}
+
+$node{c}->stop;
+ok(!admin('rebalance'), 'nothing moves to a node that cannot be reached');
+like($errors, qr/^aidb-admin: node "c" of group "gc": connection to server .* failed/, 'which is named');
+$node{c}->start;
+$catalog->wait_for(q{SELECT count(*) FROM aidb.nodes WHERE state = 'up'}, 3);
+{
+	local $ENV{AIDB_FAULT_POINT} = 'move_copy';
+	my ($first, $said) = ('', '');
+	my $mover = IPC::Run::start([ './aidb-admin', '--conninfo=' . $catalog->conninfo, 'rebalance' ], '<', \undef, '>', \$first, '2>', \$said);
+	my $pid = $mover->{KIDS}[0]{PID};
+	sleep 0.005 until is_stopped($pid);
+	delete $ENV{AIDB_FAULT_POINT};
+	ok(!admin('rebalance'), 'two do not move at a time');
+	like($errors, qr/^aidb-admin: another process moves slots of this cluster; wait until it is done$/, 'the second is told so');
+	like(error_of($catalog, q{SET lock_timeout = '200ms'; CREATE FOREIGN TABLE late (id int PRIMARY KEY) SERVER aidb_cluster}), qr/55P03/, 'no table is made meanwhile');
+	is(ask(q{SELECT sum(leaving) = sum(coming) AND sum(coming) > 0 FROM aidb.stat_slots}), 't', 'and what is on its way is shown');
+	kill 'INT', $pid;
+	kill 'CONT', $pid;
+	$mover->finish;
+	$catalog->wait_for('SELECT count(*) FROM aidb.slot_move', 0);
+	is(ask($same), $everything, 'what is broken off with Ctrl-C is undone');
+	is($node{c}->safe_psql('postgres', 'SELECT count(*) FROM item'), 0, 'and leaves nothing');
+}
+
 # ---- Killed at every step ---------------------------------------------------------------------------------------------
 
 # Moves slots between gc and the others, there and back.
@@ -178,12 +222,6 @@ sub turn_round {
 	$is_drained = !$is_drained if slots_of('gc') > 0 || $is_drained;
 	my ($first) = @{ decode_json(admin_ok('rebalance', '--dry-run', '--json')) };
 	return map { substr $first->{$_}, 1 } qw(source target);
-}
-
-sub is_stopped {
-	my ($pid) = @_;
-	open my $in, '<', "/proc/$pid/stat" or die "the process is gone: $output$errors";
-	return (<$in> =~ /\) (\S)/)[0] eq 'T';
 }
 
 # What transactions have written that end while the hold waits for them is in what is handed over last; who comes then waits.
@@ -203,7 +241,7 @@ for my $round (1 .. 6) {
 	kill 'CONT', $pid;
 	sleep 0.11 + 0.03 * $round;
 	is($_->run('COMMIT'), '00000', "round $round: a transaction ends while slots are about to be handed over") for @sessions;
-	until (!$mover->pumpable) { $mover->pump_nb; kill 'CONT', $pid; sleep 0.01 }
+	let_end($mover, $pid);
 	ok($mover->finish, 'they are') or diag("$output$errors");
 	is(ask('SELECT count(*) FROM item WHERE id IN (' . join(',', @ids) . qq{) AND v = 'round $round'}), scalar @ids, 'and what it wrote with them');
 }
@@ -226,8 +264,7 @@ for my $step (qw(begin copy follow mark compare hold close record open purge)) {
 			delete $ENV{AIDB_FAULT_POINT};
 			kill 'CONT', $pid;
 		}
-		# the point stops it again in the next move
-		until (!$mover->pumpable) { $mover->pump_nb; kill 'CONT', $pid; sleep 0.01 }
+		let_end($mover, $pid);
 		$mover->finish;
 		$node{ $role{$victim} }->start if $victim ne 'mover';
 		$catalog->wait_for('SELECT count(*) FROM aidb.slot_move', 0);
@@ -310,7 +347,7 @@ my $seed = 1;
 for my $where (qw(primary standby cache)) {
 	my (%said, %run);
 	$run{model} = IPC::Run::start([ './client', $catalog->conninfo, 'store', "read_from=$where", 'timeout=20000', 'model', $seed++, 300 ], '<', \undef, '&>', \$said{model});
-	$run{load} = IPC::Run::start([ './client', $catalog->conninfo, 'loaded', "read_from=$where", 'timeout=20000', 'load', 2, 3 ], '<', \undef, '&>', \$said{load});
+	$run{load} = IPC::Run::start([ './client', $catalog->conninfo, 'loaded', "read_from=$where", 'timeout=20000', 'load', 2, 2 ], '<', \undef, '&>', \$said{load});
 	my $moves = 0;
 	while ($run{model}->pumpable || $run{load}->pumpable) {
 		$_->pumpable && $_->pump_nb for values %run;
@@ -339,7 +376,7 @@ for my $step (qw(compare close)) {
 	ask(q{SELECT aidb.failover('ga')});
 	$catalog->wait_for(qq{SELECT count(*) FROM aidb.groups WHERE name = 'ga' AND "primary" = '$primary'}, 0);
 	$catalog->wait_for(q{SELECT in_sync IS NOT NULL FROM aidb.groups WHERE name = 'ga'}, 't');
-	until (!$mover->pumpable) { $mover->pump_nb; kill 'CONT', $pid; sleep 0.01 }
+	let_end($mover, $pid);
 	ok(!$mover->finish, "a failover of the source at step $step ends the move");
 	like($errors, qr/node "$primary" of group "ga".*not the primary|node "$primary" of group "ga".*(?:terminating|closed)/, 'with the reason');
 	delete $ENV{AIDB_FAULT_POINT};

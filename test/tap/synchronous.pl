@@ -91,9 +91,15 @@ $primary->safe_psql('postgres', q(SELECT pg_cancel_backend(pid) FROM pg_stat_act
 like(finish_of($session), qr/outcome of the transaction is unknown/, 'who is cancelled is told that the outcome is unknown');
 is($primary->safe_psql('postgres', 'SELECT count(*) FROM item WHERE id = 100'), '0', 'and still nobody sees it');
 my $waiting = start_statement("INSERT INTO item VALUES (100, 'second') ON CONFLICT DO NOTHING");
+# A copy that began now would be without that commit, and so would what follows it.
+my $opening = start_statement("SELECT aidb.stream_open('copy')");
+wait_until(sub { $primary->safe_psql('postgres', q(SELECT wait_event FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT aidb.stream_open%')) eq 'AidbReplica' },
+	'a new slot to wait for what is not seen');
 signal_all($standby, 'CONT');
 wait_until(sub { $primary->safe_psql('postgres', 'SELECT count(*) FROM item WHERE id = 100') eq '1' }, 'the row to be seen');
 finish_of($waiting);
+is(finish_of($opening), '', 'a copy begins when all before it can be seen');
+$primary->safe_psql('postgres', q{SELECT aidb.stream_drop('copy')});
 is($primary->safe_psql('postgres', 'SELECT v FROM item WHERE id = 100'), 'unknown', 'nobody has written over what was not seen');
 
 # ---- What does not reach the replica --------------------------------------------------------------------------------------
