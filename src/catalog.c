@@ -210,14 +210,15 @@ static uint32 new_index_id(void) {
 	uint32 index_id = given_in == MyProc->lxid ? given_id : 0;
 
 	given_id = 0;
+	if (index_id == 0) {
+		return aipg_catalog_new_id();
+	}
 	if (index_id >= AIPG_FIRST_CLUSTER_ID && OidIsValid(aipg_catalog_find_table(index_id))) {
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT), errmsg("index id %u is in use", index_id),
 						errdetail("It was given to table \"%s\".", get_rel_name(aipg_catalog_find_table(index_id)))));
 	}
-	if (index_id != 0) {
-		free_index_id(index_id);
-	}
-	return index_id != 0 ? index_id : aipg_catalog_new_id();
+	free_index_id(index_id);
+	return index_id;
 }
 
 /* ---- Tables --------------------------------------------------------------------------------------------- */
@@ -514,7 +515,7 @@ static void purge_index(const aipg_view *view, aidb_batch *batch, aidb_slice ent
 		report_malformed(entry.size);
 	}
 	memcpy(&index_id, (const char *)entry.data + AIPG_KEY_PREFIX_BYTES, sizeof(index_id));
-	for (uint16 slot = 0; slot<AIPG_FIRST_SHARD_SLOT + AIDB_SLOTS && * limit> 0; slot++) {
+	for (uint16 slot = 0; slot<AIDB_FIRST_STORED_SLOT + AIDB_SLOTS && * limit> 0; slot++) {
 		purge_slot(view, batch, slot, pg_ntoh32(index_id), limit);
 	}
 	if (*limit > 0) {

@@ -19,6 +19,7 @@
 #include "miscadmin.h"
 #include "row_cache.h"
 #include "shared.h"
+#include "sql_value.h"
 #include "table.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -93,21 +94,6 @@ static void set_key(StringInfo stored, uint32 space, const bytea *key) {
 	appendBinaryStringInfo(stored, bytes.data, (int)bytes.size);
 }
 
-static bytea *make_bytea(const void *data, size_t size) {
-	bytea *value;
-
-	if (size > MaxAllocSize - VARHDRSZ) {
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("value is too long for a bytea"),
-						errdetail("The value has %zu bytes.", size)));
-	}
-	value = palloc(size + VARHDRSZ);
-	SET_VARSIZE(value, size + VARHDRSZ);
-	if (size > 0) { /* data may be NULL */
-		memcpy(VARDATA(value), data, size);
-	}
-	return value;
-}
-
 /* ---- One key -------------------------------------------------------------------------------------------- */
 
 static void put_pair(aidb_slice key, aidb_slice value) {
@@ -145,7 +131,7 @@ Datum aipg_sql_get(PG_FUNCTION_ARGS) {
 	if (!aipg_get(&view, slice_of_key(key), value)) {
 		PG_RETURN_NULL();
 	}
-	PG_RETURN_BYTEA_P(make_bytea(value->data, value->size));
+	PG_RETURN_BYTEA_P(aipg_bytea((aidb_slice){value->data, value->size}));
 }
 
 Datum aipg_sql_delete(PG_FUNCTION_ARGS) {
@@ -208,11 +194,11 @@ Datum aipg_sql_batch_put(PG_FUNCTION_ARGS) {
 }
 
 static void return_pair(ReturnSetInfo *result, aidb_slice key, const aidb_slice *value) {
-	Datum columns[2] = {PointerGetDatum(make_bytea(key.data, key.size)), (Datum)0};
+	Datum columns[2] = {PointerGetDatum(aipg_bytea(key)), (Datum)0};
 	bool nulls[2] = {false, value == NULL};
 
 	if (value != NULL) {
-		columns[1] = PointerGetDatum(make_bytea(value->data, value->size));
+		columns[1] = PointerGetDatum(aipg_bytea((aidb_slice){value->data, value->size}));
 	}
 	tuplestore_putvalues(result->setResult, result->setDesc, columns, nulls);
 }
@@ -531,16 +517,12 @@ static health examine(aidb_db *store) {
 }
 
 Datum aipg_sql_health(PG_FUNCTION_ARGS) {
-	TupleDesc tuple_desc;
 	char *reason = NULL;
 	aidb_db *store = try_store(&reason);
 	health result = {"unavailable", reason, false, 0};
 	Datum columns[4];
 	bool nulls[4] = {false, false, false, false};
 
-	if (get_call_result_type(fcinfo, NULL, &tuple_desc) != TYPEFUNC_COMPOSITE) {
-		elog(ERROR, "return type must be a row type");
-	}
 	if (store != NULL) {
 		result = examine(store);
 	}
@@ -549,5 +531,5 @@ Datum aipg_sql_health(PG_FUNCTION_ARGS) {
 	columns[2] = BoolGetDatum(result.writable);
 	columns[3] = Int64GetDatum((int64)result.sequence);
 	nulls[3] = store == NULL;
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tuple_desc), columns, nulls)));
+	PG_RETURN_DATUM(aipg_row(fcinfo, columns, nulls));
 }

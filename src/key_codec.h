@@ -11,9 +11,9 @@
 
 #include "aidb.h"
 #include "lib/stringinfo.h"
+#include "placement/slot.h"
 
-#define AIPG_KEY_PREFIX_BYTES 6 /* slot and index id */
-#define AIPG_FIRST_SHARD_SLOT 1 /* stored keys of a cluster's slot 0 begin with this */
+#define AIPG_KEY_PREFIX_BYTES AIDB_STORED_PREFIX_BYTES /* slot and index id */
 
 /* True when the type can be a key column. */
 extern bool aipg_key_type_supported(Oid type);

@@ -302,7 +302,7 @@ static byte_strings in_all_slots(byte_strings prefixes, const aipg_view *view) {
 		for (int i = 0; i < prefixes.count && aidb_slot_set_has(&slots, slot); i++) {
 			aidb_slice copy = join_bytes(prefixes.item[i], (aidb_slice){"", 0});
 
-			aipg_key_set_slot((char *)copy.data, (uint16)(AIPG_FIRST_SHARD_SLOT + slot));
+			aipg_key_set_slot((char *)copy.data, (uint16)(AIDB_FIRST_STORED_SLOT + slot));
 			all.item[all.count++] = copy;
 		}
 	}

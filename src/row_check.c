@@ -33,7 +33,7 @@ static void close_rows(row_scan *scan) {
 bool aipg_index_has_rows(uint32 index_id) {
 	bool found = false;
 
-	for (uint16 slot = 0; slot < AIPG_FIRST_SHARD_SLOT + AIDB_SLOTS && !found; slot++) {
+	for (uint16 slot = 0; slot < AIDB_FIRST_STORED_SLOT + AIDB_SLOTS && !found; slot++) {
 		StringInfo lower = makeStringInfo(), upper = makeStringInfo();
 		aipg_view view = aipg_latest_begin();
 		aidb_slice key, value;

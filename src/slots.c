@@ -5,7 +5,6 @@
 #include "key_codec.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
-#include "port/pg_bswap.h"
 #include "replication/stream.h"
 #include "role.h"
 #include "storage/ipc.h"
@@ -174,19 +173,10 @@ static LOCKTAG lock_tag(uint32 number) {
 #define MOVING_LOCK 1 /* in common by who writes to slots that are moved; alone by who holds them */
 #define CHANGE_LOCK 2 /* by who closes or opens slots */
 
-/* False: the key is of no sharded table. */
-static bool slot_of_key(aidb_slice key, uint32 *slot) {
-	uint16 number;
-
-	memcpy(&number, key.data, sizeof(number));
-	*slot = (uint32)pg_ntoh16(number) - AIPG_FIRST_SHARD_SLOT;
-	return *slot < AIDB_SLOTS;
-}
-
 void aipg_slots_check_key(aidb_slice key, const aipg_view *view) {
 	uint32 slot;
 
-	if (slot_of_key(key, &slot)) {
+	if (aidb_slot_of_stored_key(key.data, key.size, &slot)) {
 		check_view(slot, view);
 	}
 }
@@ -194,7 +184,7 @@ void aipg_slots_check_key(aidb_slice key, const aipg_view *view) {
 void aipg_slots_enter(aidb_slice key) {
 	uint32 slot;
 
-	if (!slot_of_key(key, &slot)) {
+	if (!aidb_slot_of_stored_key(key.data, key.size, &slot)) {
 		return;
 	}
 	if (has(&shared->moving, slot)) {

@@ -380,7 +380,7 @@ void aipg_table_key(const aipg_table *table, TupleTableSlot *slot, StringInfo ke
 uint32 aipg_table_set_slot(char *key, size_t size) {
 	uint32 slot = aidb_slot_of(key + AIPG_KEY_PREFIX_BYTES, size - AIPG_KEY_PREFIX_BYTES);
 
-	aipg_key_set_slot(key, (uint16)(AIPG_FIRST_SHARD_SLOT + slot));
+	aipg_key_set_slot(key, (uint16)(AIDB_FIRST_STORED_SLOT + slot));
 	return slot;
 }
 

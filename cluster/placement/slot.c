@@ -30,3 +30,13 @@ uint32_t aidb_slot_of_bytes(const void *bytes, size_t size) {
 	XXH3_64bits_update(&state, end, sizeof(end));
 	return (uint32_t)(XXH3_64bits_digest(&state) % AIDB_SLOTS);
 }
+
+bool aidb_slot_of_stored_key(const void *key, size_t size, uint32_t *slot) {
+	const unsigned char *bytes = key;
+
+	if (size < AIDB_STORED_PREFIX_BYTES) {
+		return false;
+	}
+	*slot = ((uint32_t)bytes[0] << 8 | bytes[1]) - AIDB_FIRST_STORED_SLOT;
+	return *slot < AIDB_SLOTS;
+}

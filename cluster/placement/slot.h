@@ -4,6 +4,7 @@
 #ifndef AIDB_SLOT_H
 #define AIDB_SLOT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,6 +20,13 @@ uint32_t aidb_slot_of(const void *shard_key, size_t size);
 #define AIDB_KEY_ESCAPE 0x00
 #define AIDB_KEY_ESCAPED_ZERO 0xFF
 #define AIDB_KEY_ESCAPED_END 0x01
+/*
+ * A stored key begins with a number and the table's index id (u16, u32, big-endian): 0 for local tables, else its slot and this one.
+ */
+#define AIDB_FIRST_STORED_SLOT 1u
+#define AIDB_STORED_PREFIX_BYTES 6u
+/* The slot of the row under a stored key; false: it is of a local table, or no stored key. */
+bool aidb_slot_of_stored_key(const void *key, size_t size, uint32_t *slot);
 /* The slot of a row whose shard key is one column of bytes. */
 uint32_t aidb_slot_of_bytes(const void *bytes, size_t size);
 

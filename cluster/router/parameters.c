@@ -41,9 +41,10 @@ const char **router_encode_all(router_encoder *encoder, List *expressions, ExprC
 }
 
 static int group_of_key(const router_map *map, aidb_slice key) {
-	const uint8 *bytes = key.data;
+	uint32 slot = 0;
 
-	return map->group_of_slot[((bytes[0] << 8) | bytes[1]) - AIPG_FIRST_SHARD_SLOT];
+	(void)aidb_slot_of_stored_key(key.data, key.size, &slot); /* tables of the cluster are sharded */
+	return map->group_of_slot[slot];
 }
 
 Bitmapset *router_groups_of(const router_map *map, const aipg_table *table, const aipg_key_condition *conditions,

@@ -5,9 +5,6 @@
 
 #include "replication/stream_format.h"
 
-#define PREFIX_BYTES                                                                                                   \
-	6 /* of a stored key: slot (u16), index id (u32), both big-endian; slot 0 of the cluster is 1 there */
-
 struct aidb_change {
 	aidb_change *next;
 	uint64_t sequence; /* of a commit */
@@ -59,10 +56,9 @@ static bool has_seen(const aidb_seen *seen, const aidb_change *change) {
 /* ---- Operations ------------------------------------------------------------------------------------------- */
 
 static bool is_wanted(const aidb_slot_set *slots, aidb_slice key) {
-	const uint8_t *bytes = key.data;
-	uint32_t number = key.size < PREFIX_BYTES ? 0 : (uint32_t)bytes[0] << 8 | bytes[1];
+	uint32_t slot;
 
-	return number >= 1 && number <= AIDB_SLOTS && aidb_slot_set_has(slots, number - 1);
+	return aidb_slot_of_stored_key(key.data, key.size, &slot) && aidb_slot_set_has(slots, slot);
 }
 
 /* How many bytes the operations of the slots have; with `to`, copies them. */

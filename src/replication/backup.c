@@ -25,6 +25,7 @@
 #include "replication/stream.h"
 #include "replication/stream_format.h"
 #include "role.h"
+#include "sql_value.h"
 #include "shared.h"
 #include "storage/fd.h"
 #include "storage/procarray.h"
@@ -120,15 +121,6 @@ static void make_checkpoint(void) {
 	aipg_role_write(path, &(aipg_role_state){.role = AIPG_RESTORING, .epoch = state.epoch});
 }
 
-static HeapTuple row_of(FunctionCallInfo fcinfo, Datum *columns, bool *nulls) {
-	TupleDesc tuple_desc;
-
-	if (get_call_result_type(fcinfo, NULL, &tuple_desc) != TYPEFUNC_COMPOSITE) {
-		elog(ERROR, "return type must be a row type");
-	}
-	return heap_form_tuple(BlessTupleDesc(tuple_desc), columns, nulls);
-}
-
 /* backup_start() → after, complete_at, store, epoch, at */
 Datum aipg_sql_backup_start(PG_FUNCTION_ARGS) {
 	Datum columns[5];
@@ -149,7 +141,7 @@ Datum aipg_sql_backup_start(PG_FUNCTION_ARGS) {
 	columns[2] = Int64GetDatum((int64)aidb_store_id(aipg_store()));
 	columns[3] = Int64GetDatum((int64)aipg_role_epoch());
 	columns[4] = TimestampTzGetDatum(GetCurrentTimestamp());
-	PG_RETURN_DATUM(HeapTupleGetDatum(row_of(fcinfo, columns, nulls)));
+	PG_RETURN_DATUM(aipg_row(fcinfo, columns, nulls));
 }
 
 /* backup_files() → name, bytes, modified: microseconds since 1970, with which a file that is known already is recognised */

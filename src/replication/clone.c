@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "slots.h"
+#include "sql_value.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
@@ -48,16 +49,6 @@ static aidb_slice beyond(const bytea *key, StringInfo to) {
 	return (aidb_slice){to->data, (size_t)to->len};
 }
 
-static bytea *bytes_of(aidb_slice slice) {
-	bytea *bytes = palloc(VARHDRSZ + slice.size);
-
-	SET_VARSIZE(bytes, VARHDRSZ + slice.size);
-	if (slice.size > 0) {
-		memcpy(VARDATA(bytes), slice.data, slice.size);
-	}
-	return bytes;
-}
-
 /* Puts rows into the batch; *last is the key of the last one that was looked at. False: there are no more. */
 static bool collect(aipg_cursor *cursor, const selection *of, size_t max_bytes, aidb_batch *batch, StringInfo last) {
 	aidb_slice key, value;
@@ -79,28 +70,16 @@ static bool collect(aipg_cursor *cursor, const selection *of, size_t max_bytes, 
 /* clone_read(after, max_bytes) → operations, rows, last key (null: that was all), sequence of the snapshot, store id */
 Datum aipg_sql_clone_read(PG_FUNCTION_ARGS) {
 	StringInfo lower = makeStringInfo(), last = makeStringInfo();
-	int32 max_bytes = PG_GETARG_INT32(1);
+	int32 max_bytes = aipg_int32_argument(fcinfo, 1, "max_bytes", MIN_BYTES, MAX_BYTES);
 	selection of = {.database = get_database_name(MyDatabaseId), .index_ids = aipg_catalog_ids()};
 	aidb_batch *batch;
 	aipg_cursor *cursor;
 	aipg_view view;
-	TupleDesc tuple_desc;
 	Datum columns[5];
 	bool nulls[5] = {false};
 	volatile bool more = false;
 
-	if (!IsolationUsesXactSnapshot()) {
-		ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-						errmsg("aidb.clone_read needs a transaction with one snapshot"),
-						errhint("Begin with BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY.")));
-	}
-	if (max_bytes < MIN_BYTES || max_bytes > MAX_BYTES) {
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("max_bytes is %d, outside of %d to %d", max_bytes, MIN_BYTES, MAX_BYTES)));
-	}
-	if (get_call_result_type(fcinfo, NULL, &tuple_desc) != TYPEFUNC_COMPOSITE) {
-		elog(ERROR, "return type must be a row type");
-	}
+	aipg_require_one_snapshot("clone_read");
 	view = aipg_view_of(GetActiveSnapshot(), InvalidOid);
 	batch = aidb_batch_create();
 	if (batch == NULL) {
@@ -116,15 +95,15 @@ Datum aipg_sql_clone_read(PG_FUNCTION_ARGS) {
 		cursor = aipg_cursor_open(&view, (aidb_slice){lower->data, (size_t)lower->len}, (aidb_slice){NULL, 0}, false);
 		more = collect(cursor, &of, (size_t)max_bytes, batch, last);
 		aipg_cursor_close(cursor);
-		columns[0] = PointerGetDatum(bytes_of(aidb_batch_operations(batch)));
+		columns[0] = PointerGetDatum(aipg_bytea(aidb_batch_operations(batch)));
 		columns[1] = Int64GetDatum(aidb_batch_count(batch));
 	}
 	PG_FINALLY();
 	{ aidb_batch_destroy(batch); }
 	PG_END_TRY();
 	nulls[2] = !more;
-	columns[2] = PointerGetDatum(bytes_of((aidb_slice){last->data, (size_t)last->len}));
+	columns[2] = PointerGetDatum(aipg_bytea((aidb_slice){last->data, (size_t)last->len}));
 	columns[3] = Int64GetDatum((int64)view.sequence);
 	columns[4] = Int64GetDatum((int64)aidb_store_id(aipg_store()));
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tuple_desc), columns, nulls)));
+	PG_RETURN_DATUM(aipg_row(fcinfo, columns, nulls));
 }

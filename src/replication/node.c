@@ -16,6 +16,7 @@
 #include "role.h"
 #include "settings.h"
 #include "slots.h"
+#include "sql_value.h"
 #include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -364,13 +365,9 @@ Datum aipg_sql_node_status(PG_FUNCTION_ARGS) {
 	aipg_progress progress = aipg_progress_get();
 	bool follows = state.role == AIPG_STANDBY || state.role == AIPG_CACHE;
 	aidb_stats stats = {0};
-	TupleDesc tuple_desc;
 	Datum columns[12];
 	bool nulls[12] = {false};
 
-	if (get_call_result_type(fcinfo, NULL, &tuple_desc) != TYPEFUNC_COMPOSITE) {
-		elog(ERROR, "return type must be a row type");
-	}
 	aidb_stats_get(aipg_store(), &stats);
 	columns[0] = CStringGetTextDatum(aipg_role_name(state.role));
 	columns[1] = Int64GetDatum((int64)state.epoch);
@@ -389,5 +386,5 @@ Datum aipg_sql_node_status(PG_FUNCTION_ARGS) {
 	columns[11] = CStringGetTextDatum(aipg_role_address(state.conninfo));
 	nulls[11] = !follows;
 	columns[10] = BoolGetDatum(!follows && !state.sealed && !stats.writes_off);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tuple_desc), columns, nulls)));
+	PG_RETURN_DATUM(aipg_row(fcinfo, columns, nulls));
 }

@@ -26,6 +26,7 @@
 #include "role.h"
 #include "shared.h"
 #include "slots.h"
+#include "sql_value.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -67,16 +68,6 @@ static aidb_slot_set slots_argument(FunctionCallInfo fcinfo, int argument) {
 		aidb_slot_set_add(&set, (uint32)slot);
 	}
 	return set;
-}
-
-static int32 number_argument(FunctionCallInfo fcinfo, int argument, const char *name, int32 low, int32 high) {
-	int32 value = PG_GETARG_INT32(argument);
-
-	if (value < low || value > high) {
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("%s is %d, outside of %d to %d", name, value, low, high)));
-	}
-	return value;
 }
 
 /* ---- Closed slots ---------------------------------------------------------------------------------------- */
@@ -174,7 +165,7 @@ typedef struct slot_rows {
 static aidb_slice start_of(uint32 slot) {
 	StringInfo key = makeStringInfo();
 
-	aipg_key_start(key, (uint16)(AIPG_FIRST_SHARD_SLOT + slot), 0);
+	aipg_key_start(key, (uint16)(AIDB_FIRST_STORED_SLOT + slot), 0);
 	return (aidb_slice){key->data, (size_t)key->len};
 }
 
@@ -194,18 +185,12 @@ static slot_rows open_rows(const aipg_view *view, const aidb_slot_set *slots) {
 /* Beyond this key. */
 static void seek_rows(slot_rows *rows, const bytea *after) {
 	StringInfo lower = makeStringInfo();
-	uint16 number;
 
-	if (VARSIZE_ANY_EXHDR(after) < AIPG_KEY_PREFIX_BYTES) {
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("that is no key of a row")));
-	}
 	appendBinaryStringInfo(lower, VARDATA_ANY(after), (int)VARSIZE_ANY_EXHDR(after));
 	appendStringInfoChar(lower, '\0');
-	number = (uint16)((uint8)lower->data[0] << 8 | (uint8)lower->data[1]);
-	if (number < AIPG_FIRST_SHARD_SLOT || number >= AIPG_FIRST_SHARD_SLOT + AIDB_SLOTS) {
+	if (!aidb_slot_of_stored_key(lower->data, VARSIZE_ANY_EXHDR(after), &rows->slot)) {
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("that is no key of a row")));
 	}
-	rows->slot = (uint32)(number - AIPG_FIRST_SHARD_SLOT);
 	rows->cursor =
 		aipg_cursor_open(&rows->view, (aidb_slice){lower->data, (size_t)lower->len}, start_of(rows->slot + 1), false);
 }
@@ -234,43 +219,16 @@ static void close_rows(slot_rows *rows) {
 	}
 }
 
-static bytea *bytes_of(aidb_slice slice) {
-	bytea *bytes = palloc(VARHDRSZ + slice.size);
-
-	SET_VARSIZE(bytes, VARHDRSZ + slice.size);
-	if (slice.size > 0) {
-		memcpy(VARDATA(bytes), slice.data, slice.size);
-	}
-	return bytes;
-}
-
-static TupleDesc row_type(FunctionCallInfo fcinfo) {
-	TupleDesc tuple_desc;
-
-	if (get_call_result_type(fcinfo, NULL, &tuple_desc) != TYPEFUNC_COMPOSITE) {
-		elog(ERROR, "return type must be a row type");
-	}
-	return BlessTupleDesc(tuple_desc);
-}
-
 /* Of this database's tables. Others may have dropped some, whose rows are not gone yet. */
 static bool is_of(List *index_ids, aidb_slice key) {
 	return key.size >= AIPG_KEY_PREFIX_BYTES && list_member_int(index_ids, (int)aipg_key_index_id(key));
-}
-
-static void check_snapshot(const char *function) {
-	if (!IsolationUsesXactSnapshot()) {
-		ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-						errmsg("aidb.%s needs a transaction with one snapshot", function),
-						errhint("Begin with BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY.")));
-	}
 }
 
 /* slots_read(slots, after, max_bytes) → operations, rows, last key (null: that was all) */
 Datum aipg_sql_slots_read(PG_FUNCTION_ARGS) {
 	aidb_slot_set slots = slots_argument(fcinfo, 0);
 	const bytea *after = PG_GETARG_BYTEA_PP(1);
-	int32 max_bytes = number_argument(fcinfo, 2, "max_bytes", MIN_BYTES, MAX_BYTES);
+	int32 max_bytes = aipg_int32_argument(fcinfo, 2, "max_bytes", MIN_BYTES, MAX_BYTES);
 	List *index_ids = aipg_catalog_ids();
 	aidb_batch *batch;
 	StringInfo last = makeStringInfo();
@@ -280,7 +238,7 @@ Datum aipg_sql_slots_read(PG_FUNCTION_ARGS) {
 	bool nulls[3] = {false};
 	volatile bool more = true;
 
-	check_snapshot("slots_read");
+	aipg_require_one_snapshot("slots_read");
 	view = aipg_view_of(GetActiveSnapshot(), InvalidOid);
 	rows = open_rows(&view, &slots);
 	if (VARSIZE_ANY_EXHDR(after) > 0) {
@@ -305,15 +263,15 @@ Datum aipg_sql_slots_read(PG_FUNCTION_ARGS) {
 			}
 		}
 		close_rows(&rows);
-		columns[0] = PointerGetDatum(bytes_of(aidb_batch_operations(batch)));
+		columns[0] = PointerGetDatum(aipg_bytea(aidb_batch_operations(batch)));
 		columns[1] = Int64GetDatum(aidb_batch_count(batch));
 	}
 	PG_FINALLY();
 	{ aidb_batch_destroy(batch); }
 	PG_END_TRY();
 	nulls[2] = !more;
-	columns[2] = PointerGetDatum(bytes_of((aidb_slice){last->data, (size_t)last->len}));
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(row_type(fcinfo), columns, nulls)));
+	columns[2] = PointerGetDatum(aipg_bytea((aidb_slice){last->data, (size_t)last->len}));
+	PG_RETURN_DATUM(aipg_row(fcinfo, columns, nulls));
 }
 
 /* slots_digest(slots) → rows, their hash, and which commits have been seen */
@@ -343,7 +301,7 @@ Datum aipg_sql_slots_digest(PG_FUNCTION_ARGS) {
 	columns[0] = Int64GetDatum((int64)count);
 	columns[1] = Int64GetDatum((int64)XXH3_64bits_digest(&state));
 	columns[2] = Int64GetDatum((int64)view.sequence);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(row_type(fcinfo), columns, nulls)));
+	PG_RETURN_DATUM(aipg_row(fcinfo, columns, nulls));
 }
 
 /* slots_size(slots) → about how many rows, and stored bytes; and how many are free where the store is */
@@ -378,7 +336,7 @@ Datum aipg_sql_slots_size(PG_FUNCTION_ARGS) {
 	columns[0] = Int64GetDatum((int64)rows);
 	columns[1] = Int64GetDatum((int64)bytes);
 	columns[2] = Int64GetDatum((int64)((uint64)space.f_bavail * space.f_frsize));
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(row_type(fcinfo), columns, nulls)));
+	PG_RETURN_DATUM(aipg_row(fcinfo, columns, nulls));
 }
 
 /* ---- Writing and removing -------------------------------------------------------------------------------- */
@@ -415,11 +373,9 @@ static void make_room(aidb_batch *batch, size_t more) {
 }
 
 static void check_operation(const aidb_operation *operation, const aidb_slot_set *closed) {
-	const uint8 *key = operation->key.data;
-	int number = operation->key.size < AIPG_KEY_PREFIX_BYTES ? 0 : key[0] << 8 | key[1];
+	uint32 slot;
 
-	if (number < AIPG_FIRST_SHARD_SLOT || number >= (int)(AIPG_FIRST_SHARD_SLOT + AIDB_SLOTS) ||
-		!aidb_slot_set_has(closed, (uint32)(number - AIPG_FIRST_SHARD_SLOT))) {
+	if (!aidb_slot_of_stored_key(operation->key.data, operation->key.size, &slot) || !aidb_slot_set_has(closed, slot)) {
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("a row of another slot was to be written"), errhint("Only rows of closed slots are.")));
 	}
@@ -478,7 +434,7 @@ Datum aipg_sql_slots_sync(PG_FUNCTION_ARGS) {
 /* slots_purge(slots, max_rows) → how many were removed */
 Datum aipg_sql_slots_purge(PG_FUNCTION_ARGS) {
 	aidb_slot_set slots = slots_argument(fcinfo, 0);
-	int32 max_rows = number_argument(fcinfo, 1, "max_rows", 1, PG_INT32_MAX);
+	int32 max_rows = aipg_int32_argument(fcinfo, 1, "max_rows", 1, PG_INT32_MAX);
 	volatile int64 removed = 0;
 	aidb_batch *batch;
 	slot_rows rows;

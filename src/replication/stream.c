@@ -32,6 +32,7 @@
 #include "replication/stream_format.h"
 #include "role.h"
 #include "shared.h"
+#include "sql_value.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
@@ -90,16 +91,6 @@ static const char *slot_argument(FunctionCallInfo fcinfo, int argument) {
 						errhint("Use a name of 1 to %u bytes.", AIDB_PIN_NAME_BYTES - 1)));
 	}
 	return slot;
-}
-
-static int32 number_argument(FunctionCallInfo fcinfo, int argument, const char *name, int32 low, int32 high) {
-	int32 value = PG_GETARG_INT32(argument);
-
-	if (value < low || value > high) {
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("%s is %d, outside of %d to %d", name, value, low, high)));
-	}
-	return value;
 }
 
 static uint64 sequence_argument(FunctionCallInfo fcinfo, int argument, const char *name) {
@@ -414,11 +405,10 @@ Datum aipg_sql_stream_read(PG_FUNCTION_ARGS) {
 	uint64 epoch = sequence_argument(fcinfo, 1, "epoch");
 	aidb_sequence after = sequence_argument(fcinfo, 2, "after");
 	aidb_sequence acknowledged = sequence_argument(fcinfo, 3, "acknowledged");
-	int max_bytes = number_argument(fcinfo, 5, "max_bytes", MIN_RESPONSE_BYTES, MAX_RESPONSE_BYTES);
-	int wait_ms = number_argument(fcinfo, 6, "wait_ms", 0, MAX_WAIT_MS);
+	int max_bytes = aipg_int32_argument(fcinfo, 5, "max_bytes", MIN_RESPONSE_BYTES, MAX_RESPONSE_BYTES);
+	int wait_ms = aipg_int32_argument(fcinfo, 6, "wait_ms", 0, MAX_WAIT_MS);
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait_ms);
 	response answer = {0};
-	bytea *result;
 
 	aipg_stream_check_primary(epoch);
 	initStringInfo(&answer.bytes);
@@ -441,10 +431,7 @@ Datum aipg_sql_stream_read(PG_FUNCTION_ARGS) {
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	result = palloc(VARHDRSZ + answer.bytes.len);
-	SET_VARSIZE(result, VARHDRSZ + answer.bytes.len);
-	memcpy(VARDATA(result), answer.bytes.data, (size_t)answer.bytes.len);
-	PG_RETURN_BYTEA_P(result);
+	PG_RETURN_BYTEA_P(aipg_bytea((aidb_slice){answer.bytes.data, (size_t)answer.bytes.len}));
 }
 
 /* ---- Slots ----------------------------------------------------------------------------------------------- */
