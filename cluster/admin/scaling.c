@@ -17,7 +17,7 @@ typedef struct shown {
 	const char *step; /* that was shown last */
 	unsigned moves, slots;
 	uint64_t rows;
-	double longest_hold_ms;
+	uint64_t longest_hold_ms;
 	bool nothing_to_do;
 } shown;
 
@@ -88,7 +88,7 @@ static void show_moved(void *argument, const aidb_slot_move *move) {
 		self->longest_hold_ms = move->progress.hold_ms;
 	}
 	if (!self->arguments->json) {
-		printf("%smoved %" PRIu32 " slots from %s to %s: %" PRIu64 " rows; writes to them waited for %.0f ms\n",
+		printf("%smoved %" PRIu32 " slots from %s to %s: %" PRIu64 " rows; writes to them waited for %" PRIu64 " ms\n",
 			   self->is_terminal ? "\r\033[K" : "", aidb_slot_set_count(&move->slots), move->source->name,
 			   move->target->name, move->progress.rows, move->progress.hold_ms);
 		fflush(stdout);
@@ -134,10 +134,10 @@ int aidb_scaling_run(const aidb_scaling_arguments *arguments) {
 		return 1;
 	}
 	if (arguments->json && !arguments->dry_run) {
-		printf("{\"moves\": %u, \"slots\": %u, \"rows\": %" PRIu64 ", \"longest_hold_ms\": %.1f}\n", self.moves,
+		printf("{\"moves\": %u, \"slots\": %u, \"rows\": %" PRIu64 ", \"longest_hold_ms\": %" PRIu64 "}\n", self.moves,
 			   self.slots, self.rows, self.longest_hold_ms);
 	} else if (!arguments->json && !arguments->dry_run && !self.nothing_to_do) {
-		printf("done: %u slots, %" PRIu64 " rows; the longest hold was %.0f ms\n", self.slots, self.rows,
+		printf("done: %u slots, %" PRIu64 " rows; the longest hold was %" PRIu64 " ms\n", self.slots, self.rows,
 			   self.longest_hold_ms);
 	}
 	return 0;

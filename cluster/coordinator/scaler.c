@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "client/socket.h"
 #include "control/autoscale.h"
 #include "scaling/session.h"
 
@@ -46,13 +46,6 @@ typedef struct scaler {
 	node nodes[MAX_NODES];
 	group groups[MAX_GROUPS];
 } scaler;
-
-static uint64_t now_ms(void) {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 /* ---- The catalog ------------------------------------------------------------------------------------------ */
 
@@ -153,7 +146,7 @@ static bool measure(scaler *self, const PGresult *nodes, int row, aidb_autoscale
 					double *asked) {
 	node *of = node_with(self, strtoll(PQgetvalue(nodes, row, 0), NULL, 10));
 	bool is_cache = PQgetvalue(nodes, row, 3)[0] == 't', known;
-	uint64_t begun = now_ms(), reads, found, missed;
+	uint64_t begun = aidb_socket_now_ms(), reads, found, missed;
 	aidb_trouble trouble;
 	PGresult *result;
 	double seconds;
@@ -188,7 +181,8 @@ static bool measure(scaler *self, const PGresult *nodes, int row, aidb_autoscale
 	known =
 		of->known && reads >= of->reads && found >= of->hits && seconds > 0; /* counters begin anew with the server */
 	if (known) {
-		double lag_ms = is_cache ? strtod(PQgetvalue(result, 0, 3), NULL) : 0, latency_ms = (double)(now_ms() - begun);
+		double lag_ms = is_cache ? strtod(PQgetvalue(result, 0, 3), NULL) : 0,
+			   latency_ms = (double)(aidb_socket_now_ms() - begun);
 
 		sample->reads += (double)(reads - of->reads) / seconds;
 		sample->lag_ms = lag_ms > sample->lag_ms ? lag_ms : sample->lag_ms;
@@ -222,7 +216,7 @@ static bool sample_group(scaler *self, group *of, aidb_autoscale_sample *sample)
 	if (nodes == NULL) {
 		return false;
 	}
-	*sample = (aidb_autoscale_sample){.at_ms = now_ms(), .complete = true, .hit_rate = -1};
+	*sample = (aidb_autoscale_sample){.at_ms = aidb_socket_now_ms(), .complete = true, .hit_rate = -1};
 	of->last_cache[0] = '\0';
 	for (int row = 0; row < PQntuples(nodes); row++) {
 		if (PQgetvalue(nodes, row, 3)[0] == 't') {
@@ -392,10 +386,7 @@ int aidb_scaler_run(void *options) {
 	}
 	self->options = options;
 	for (;;) {
-		struct timespec pause = {.tv_sec = self->options->interval_ms / 1000,
-								 .tv_nsec = self->options->interval_ms % 1000 * 1000000L};
-
 		run_round(self);
-		(void)nanosleep(&pause, NULL);
+		aidb_socket_sleep_ms(self->options->interval_ms);
 	}
 }

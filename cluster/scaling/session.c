@@ -1,18 +1,19 @@
 #include "scaling/session.h"
 
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "client/socket.h"
 
 /* In one line. */
 static bool fail(aidb_session *session, const char *message, const char *hint, const char *state) {
 	aidb_trouble *trouble = session->trouble;
-	int end = snprintf(trouble->text, sizeof(trouble->text), "%s: %s%s%s", session->name, message,
-					   hint != NULL ? "; " : "", hint != NULL ? hint : "");
 
-	(void)end;
+	if (snprintf(trouble->text, sizeof(trouble->text), "%s: %s%s%s", session->name, message, hint != NULL ? "; " : "",
+				 hint != NULL ? hint : "") >= (int)sizeof(trouble->text)) {
+		strcpy(trouble->text + sizeof(trouble->text) - 4, "...");
+	}
 	for (char *c = trouble->text; *c != '\0'; c++) {
 		*c = *c == '\n' ? ' ' : *c;
 	}
@@ -41,24 +42,13 @@ void aidb_session_close(aidb_session *session) {
 	session->connection = NULL;
 }
 
-static uint64_t now_ms(void) {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 /* The answer to what was sent, in time; NULL: the connection is of no use any more. */
 static PGresult *await_answer(const aidb_session *session) {
-	struct pollfd socket = {.fd = PQsocket(session->connection), .events = POLLIN};
-	uint64_t deadline_ms = now_ms() + session->timeout_ms;
+	uint64_t deadline_ms = aidb_socket_now_ms() + session->timeout_ms;
 	PGresult *result = NULL, *next;
 
 	while (PQisBusy(session->connection) != 0) {
-		uint64_t now = now_ms();
-
-		if (now >= deadline_ms || poll(&socket, 1, (int)(deadline_ms - now)) < 0 ||
-			PQconsumeInput(session->connection) != 1) {
+		if (!aidb_socket_wait(session->connection, deadline_ms)) {
 			return NULL;
 		}
 	}

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "client/socket.h"
 #include "scaling/changes.h"
 
 #define LOCK "7017294236571234561"             /* by who moves slots */
@@ -33,19 +33,6 @@ typedef struct mover {
 	size_t chunk_size;
 	size_t answer_size; /* of the stream, the last time */
 } mover;
-
-static uint64_t now_us(void) {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
-static void pause_ms(long ms) {
-	struct timespec time = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-
-	(void)nanosleep(&time, NULL);
-}
 
 void aidb_slots_text(const aidb_slot_set *slots, char text[AIDB_SLOTS_TEXT_BYTES]) {
 	char *at = text;
@@ -120,7 +107,7 @@ static bool open_node(aidb_session *session, const aidb_move_group *group, aidb_
 
 /* Sessions of who was killed may still be busy on a node: what they do late is worse than what they leave undone. */
 static bool end_others(aidb_session *session) {
-	uint64_t deadline_us = now_us() + END_LIMIT_MS * 1000;
+	uint64_t deadline_ms = aidb_socket_now_ms() + END_LIMIT_MS;
 	int64_t left;
 
 	for (;;) {
@@ -131,10 +118,10 @@ static bool end_others(aidb_session *session) {
 				0, NULL, &left)) {
 			return false;
 		}
-		if (left == 0 || now_us() > deadline_us) {
+		if (left == 0 || aidb_socket_now_ms() > deadline_ms) {
 			return left == 0 || fail(session->trouble, "%s: a session of an earlier move does not end", session->name);
 		}
-		pause_ms(5);
+		aidb_socket_sleep_ms(5);
 	}
 }
 
@@ -317,13 +304,13 @@ static bool read_stream(mover *self, const char *wait_ms) {
 }
 
 /* Up to a commit, and until every transaction that may have been seen by then is decided. */
-static bool follow_to(mover *self, uint64_t sequence, const aidb_seen *seen, uint64_t deadline_us) {
+static bool follow_to(mover *self, uint64_t sequence, const aidb_seen *seen, uint64_t deadline_ms) {
 	do {
 		if (!read_stream(self, "2") || !write_changes(self, seen)) {
 			return false;
 		}
 	} while ((self->changes.read < sequence || !aidb_changes_is_settled(&self->changes, seen)) &&
-			 now_us() < deadline_us);
+			 aidb_socket_now_ms() < deadline_ms);
 	return true;
 }
 
@@ -370,7 +357,7 @@ static bool digest_source(mover *self, char text[64], aidb_seen *seen) {
 		if (seen->sequence >= self->changes.read) {
 			return true;
 		}
-		pause_ms(DIGEST_PAUSE_MS);
+		aidb_socket_sleep_ms(DIGEST_PAUSE_MS);
 	}
 	return fail(self->source.trouble,
 				"%s: its snapshots stay behind its stream; a transaction may be ending there for too long",
@@ -432,7 +419,7 @@ static bool release(mover *self) {
 }
 
 /* Nobody writes to the slots, and all that was written is at the target. */
-static bool hold_once(mover *self, uint64_t *begun_us, bool *held) {
+static bool hold_once(mover *self, uint64_t *begun_ms, bool *held) {
 	uint64_t sequence;
 	int tried;
 
@@ -440,28 +427,28 @@ static bool hold_once(mover *self, uint64_t *begun_us, bool *held) {
 	if (!follow(self)) {
 		return false;
 	}
-	*begun_us = now_us();
+	*begun_ms = aidb_socket_now_ms();
 	report(self, "hold");
 	tried = try_hold(self, &sequence);
 	if (tried <= 0) {
-		pause_ms(tried == 0 ? HOLD_PAUSE_MS : 0);
+		aidb_socket_sleep_ms(tried == 0 ? HOLD_PAUSE_MS : 0);
 		return tried == 0;
 	}
-	if (!follow_to(self, sequence, NULL, *begun_us + HOLD_LIMIT_MS * 1000)) {
+	if (!follow_to(self, sequence, NULL, *begun_ms + HOLD_LIMIT_MS)) {
 		return false;
 	}
 	*held = self->changes.read >= sequence && aidb_changes_is_settled(&self->changes, NULL);
 	return *held || (release(self) && mark(self));
 }
 
-static bool hold(mover *self, uint64_t *begun_us) {
+static bool hold(mover *self, uint64_t *begun_ms) {
 	bool held = false;
 
 	if (!enter(self, "hold")) {
 		return false;
 	}
 	for (int i = 0; i < HOLD_TRIES && !held; i++) {
-		if (!hold_once(self, begun_us, &held)) {
+		if (!hold_once(self, begun_ms, &held)) {
 			return false;
 		}
 	}
@@ -475,9 +462,9 @@ static bool hand_over(mover *self) {
 	char source[24], target[24];
 	aidb_value values[3] = {aidb_value_text(self->slots), number_value(source, move->source->id),
 							number_value(target, move->target->id)};
-	uint64_t begun_us;
+	uint64_t begun_ms;
 
-	if (!hold(self, &begun_us) || !aidb_session_run(&self->target, "SELECT aidb.slots_sync()", 0, NULL)) {
+	if (!hold(self, &begun_ms) || !aidb_session_run(&self->target, "SELECT aidb.slots_sync()", 0, NULL)) {
 		return false;
 	}
 	report(self, "close");
@@ -492,7 +479,7 @@ static bool hand_over(mover *self) {
 	if (!on_slots(self, &self->target, "SELECT aidb.open_slots($1::int[])") || !release(self)) {
 		return false;
 	}
-	self->move->progress.hold_ms = (double)(now_us() - begun_us) / 1000;
+	self->move->progress.hold_ms = aidb_socket_now_ms() - begun_ms;
 	return true;
 }
 
@@ -510,9 +497,9 @@ static bool note(const mover *self) {
 	aidb_value values[3] = {aidb_value_text(move->source->name), aidb_value_text(move->target->name),
 							aidb_value_text(text)};
 
-	snprintf(text, sizeof(text), "{%" PRIu32 ",%" PRIu64 ",%" PRIu64 ",%.3f,%.3f}", aidb_slot_set_count(&move->slots),
-			 move->progress.rows, move->progress.bytes, (double)(now_us() - 1000 * move->progress.begun_ms) / 1e6,
-			 move->progress.hold_ms);
+	snprintf(text, sizeof(text), "{%" PRIu32 ",%" PRIu64 ",%" PRIu64 ",%.3f,%" PRIu64 "}",
+			 aidb_slot_set_count(&move->slots), move->progress.rows, move->progress.bytes,
+			 (double)(aidb_socket_now_ms() - move->progress.begun_ms) / 1000, move->progress.hold_ms);
 	return aidb_session_run(move->catalog,
 							"INSERT INTO aidb.slot_history (source, target, slots, \"rows\", bytes, seconds, hold_ms)"
 							" SELECT $1, $2, n[1], n[2], n[3], n[4], n[5] FROM (SELECT $3::float8[] AS n) a",
@@ -533,7 +520,7 @@ bool aidb_slot_move_run(aidb_slot_move *move) {
 	mover self = {.move = move, .changes = {.slots = move->slots}, .chunk = malloc(CHUNK_BYTES)};
 	bool done;
 
-	move->progress = (aidb_move_progress){.begun_ms = now_us() / 1000};
+	move->progress = (aidb_move_progress){.begun_ms = aidb_socket_now_ms()};
 	aidb_slots_text(&move->slots, self.slots);
 	done = self.chunk != NULL ? run_steps(&self) : fail(move->catalog->trouble, "%s", "out of memory");
 	aidb_session_close(&self.stream);

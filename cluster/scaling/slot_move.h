@@ -39,7 +39,7 @@ typedef struct aidb_move_progress {
 	uint64_t bytes;
 	uint64_t wanted_rows; /* about as many are to be */
 	uint64_t begun_ms;
-	double hold_ms; /* for how long nobody could write to the slots; 0: not yet */
+	uint64_t hold_ms; /* for how long nobody could write to the slots; 0: not yet */
 } aidb_move_progress;
 
 typedef struct aidb_slot_move {
