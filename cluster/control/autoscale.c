@@ -33,31 +33,29 @@ static uint32_t wanted_caches(const aidb_autoscale_policy *policy, const aidb_au
 	return clamp(policy, wanted - 1);
 }
 
-static void remember(aidb_autoscale *self, uint64_t at_ms, uint32_t caches) {
-	uint32_t place = (self->first + self->count) % AIDB_AUTOSCALE_HISTORY;
-
-	self->wanted[place].at_ms = at_ms;
-	self->wanted[place].caches = caches;
-	if (self->count == AIDB_AUTOSCALE_HISTORY) {
-		self->first = (self->first + 1) % AIDB_AUTOSCALE_HISTORY;
-	} else {
-		self->count++;
-	}
+/* What was wanted before counts no more. */
+static void forget(aidb_autoscale *self) {
+	self->more_since_ms = self->fewer_since_ms = 0;
 }
 
-/* Whether all that was wanted for so long is more (or less) than there is. */
-static bool has_been_wanted(const aidb_autoscale *self, uint64_t now_ms, uint64_t for_ms, uint32_t caches, bool more) {
-	for (uint32_t i = self->count; i > 0; i--) {
-		uint32_t place = (self->first + i - 1) % AIDB_AUTOSCALE_HISTORY;
+static void note_since(uint64_t *since_ms, bool wanted, uint64_t now_ms) {
+	*since_ms = !wanted ? 0 : *since_ms != 0 ? *since_ms : now_ms;
+}
 
-		if (more ? self->wanted[place].caches <= caches : self->wanted[place].caches >= caches) {
-			return false;
-		}
-		if (now_ms - self->wanted[place].at_ms >= for_ms) {
-			return true;
-		}
+/* Since when more or fewer nodes are wanted than there are: another number of them is judged anew, as it is after a gap. */
+static void remember(aidb_autoscale *self, const aidb_autoscale_policy *policy, const aidb_autoscale_sample *sample,
+					 uint32_t wanted) {
+	if (sample->caches != self->caches || sample->at_ms - self->sampled_at_ms > policy->max_gap_ms) {
+		forget(self);
 	}
-	return false; /* it is not known for so long */
+	self->caches = sample->caches;
+	self->sampled_at_ms = sample->at_ms;
+	note_since(&self->more_since_ms, wanted > sample->caches, sample->at_ms);
+	note_since(&self->fewer_since_ms, wanted < sample->caches, sample->at_ms);
+}
+
+static bool has_lasted(uint64_t since_ms, uint64_t now_ms, uint64_t for_ms) {
+	return since_ms != 0 && now_ms - since_ms >= for_ms;
 }
 
 static bool is_pausing(const aidb_autoscale *self, const aidb_autoscale_policy *policy, uint64_t now_ms) {
@@ -67,12 +65,12 @@ static bool is_pausing(const aidb_autoscale *self, const aidb_autoscale_policy *
 /* Why nothing is to be done, whatever the load is. */
 static bool is_unfit(aidb_autoscale *self, const aidb_autoscale_policy *policy, const aidb_autoscale_sample *sample) {
 	if (!sample->complete || !(policy->target_reads > 0)) {
-		self->count = 0;
+		forget(self);
 		because(self, "not every node has answered: nothing is done on missing data");
 		return true;
 	}
 	if (policy->max_lag_ms > 0 && sample->lag_ms > policy->max_lag_ms) {
-		self->count = 0;
+		forget(self);
 		because(self, "a replica is %.0f ms behind: the number of them is not what is wrong", sample->lag_ms);
 		return true;
 	}
@@ -82,7 +80,6 @@ static bool is_unfit(aidb_autoscale *self, const aidb_autoscale_policy *policy, 
 static aidb_autoscale_action act(aidb_autoscale *self, const aidb_autoscale_sample *sample,
 								 aidb_autoscale_action action) {
 	self->acted_at_ms = sample->at_ms;
-	self->count = 0; /* from now on it is another number of nodes that is to be judged */
 	return action;
 }
 
@@ -94,7 +91,7 @@ aidb_autoscale_action aidb_autoscale_step(aidb_autoscale *self, const aidb_autos
 		return AIDB_AUTOSCALE_NOTHING;
 	}
 	wanted = wanted_caches(policy, sample);
-	remember(self, sample->at_ms, wanted);
+	remember(self, policy, sample, wanted);
 	because(self, "%.0f reads/s on %u nodes, %.1f ms: %u caching read nodes are right, and there are %u", sample->reads,
 			sample->caches + 1, sample->latency_ms, wanted, sample->caches);
 	if (wanted == sample->caches || is_pausing(self, policy, sample->at_ms)) {
@@ -106,7 +103,7 @@ aidb_autoscale_action aidb_autoscale_step(aidb_autoscale *self, const aidb_autos
 	if (sample->caches > policy->max_caches) {
 		return act(self, sample, AIDB_AUTOSCALE_REMOVE);
 	}
-	if (has_been_wanted(self, sample->at_ms, policy->up_after_ms, sample->caches, true)) {
+	if (has_lasted(self->more_since_ms, sample->at_ms, policy->up_after_ms)) {
 		if (sample->caches > 0 && sample->hit_rate >= 0 && sample->hit_rate < policy->min_hit_rate) {
 			because(self, "only %.0f %% of reads are found in caches: another one would not help",
 					100 * sample->hit_rate);
@@ -114,7 +111,7 @@ aidb_autoscale_action aidb_autoscale_step(aidb_autoscale *self, const aidb_autos
 		}
 		return act(self, sample, AIDB_AUTOSCALE_ADD);
 	}
-	if (has_been_wanted(self, sample->at_ms, policy->down_after_ms, sample->caches, false)) {
+	if (has_lasted(self->fewer_since_ms, sample->at_ms, policy->down_after_ms)) {
 		return act(self, sample, AIDB_AUTOSCALE_REMOVE);
 	}
 	return AIDB_AUTOSCALE_NOTHING;

@@ -14,19 +14,19 @@
 #include <stdint.h>
 
 #define AIDB_AUTOSCALE_MAX_CACHES 7u /* of the 8 members that a group can have */
-#define AIDB_AUTOSCALE_HISTORY 512u
 #define AIDB_AUTOSCALE_REASON_BYTES 192u
 
 typedef struct aidb_autoscale_policy {
 	uint32_t min_caches, max_caches;
 	double target_reads;      /* per second and node that reads are served from */
 	double target_latency_ms; /* of an answer; 0: does not matter */
-	double
-		max_lag_ms; /* replicas that are further behind are no reason to add one, nor to remove one; 0: does not matter */
+	double max_lag_ms;        /* with a replica further behind none is added or removed; 0: does not matter */
 	double min_hit_rate;    /* of the caching read nodes, below which another one would not help; 0: does not matter */
 	uint64_t up_after_ms;   /* for how long more nodes are to be wanted */
 	uint64_t down_after_ms; /* ... fewer */
 	uint64_t pause_ms;      /* after an action */
+	uint64_t
+		max_gap_ms; /* between two samples; after more, what was wanted before is not known to have been so since */
 } aidb_autoscale_policy;
 
 /* A measurement of a group. */
@@ -47,16 +47,14 @@ typedef enum aidb_autoscale_action {
 } aidb_autoscale_action;
 
 typedef struct aidb_autoscale {
-	struct {
-		uint64_t at_ms;
-		uint32_t caches;
-	} wanted[AIDB_AUTOSCALE_HISTORY]; /* a ring */
-	uint32_t first, count;
-	uint64_t acted_at_ms; /* 0: never */
+	uint64_t more_since_ms, fewer_since_ms; /* since when more, or fewer, are wanted than there are; 0: they are not */
+	uint64_t sampled_at_ms;                 /* 0: never */
+	uint32_t caches;                        /* that there were then */
+	uint64_t acted_at_ms;                   /* 0: never */
 	char reason[AIDB_AUTOSCALE_REASON_BYTES];
 } aidb_autoscale;
 
-/* What is to be done; self->reason says why, or why not. Samples come in the order of their times. */
+/* What is to be done; self->reason says why, or why not. Samples come in the order of their times, which are not 0. */
 aidb_autoscale_action aidb_autoscale_step(aidb_autoscale *self, const aidb_autoscale_policy *policy,
 										  const aidb_autoscale_sample *sample);
 

@@ -21,7 +21,6 @@
 
 /* What a node has counted. */
 typedef struct node {
-	int64_t id; /* 0: this place is free */
 	aidb_session session;
 	bool known;
 	uint64_t at_ms;
@@ -30,19 +29,22 @@ typedef struct node {
 } node;
 
 typedef struct group {
-	int64_t id; /* 0: this place is free */
+	char id[24];
 	char name[NAME_BYTES];
 	bool dry_run;
 	aidb_autoscale_policy policy;
 	aidb_autoscale state;
 	char last_cache[NAME_BYTES]; /* that was added last */
 	char primary[CONNINFO_BYTES];
+	bool seen; /* in the round that goes on */
 } group;
 
 typedef struct scaler {
 	const aidb_scaler_options *options;
 	aidb_trouble trouble;
 	aidb_session catalog;
+	/* each at the place of its id */
+	int64_t node_ids[MAX_NODES], group_ids[MAX_GROUPS];
 	node nodes[MAX_NODES];
 	group groups[MAX_GROUPS];
 } scaler;
@@ -67,20 +69,18 @@ static bool leads(scaler *self) {
 		   acts > 0;
 }
 
-static group *group_with(scaler *self, int64_t id) {
-	group *place = NULL;
+/* The place of an id, or a free one, which is then its own; -1: there is none. Free places have id 0. */
+static int place_of(int64_t *ids, int count, int64_t id) {
+	int place = -1;
 
-	for (int i = 0; i < MAX_GROUPS; i++) {
-		if (self->groups[i].id == id) {
-			return &self->groups[i];
+	for (int i = 0; i < count; i++) {
+		if (ids[i] == id) {
+			return i;
 		}
-		if (self->groups[i].id == 0 && place == NULL) {
-			place = &self->groups[i];
-		}
+		place = ids[i] == 0 && place < 0 ? i : place;
 	}
-	if (place != NULL) {
-		memset(place, 0, sizeof(*place));
-		place->id = id;
+	if (place >= 0) {
+		ids[place] = id;
 	}
 	return place;
 }
@@ -96,12 +96,13 @@ static PGresult *read_policies(scaler *self) {
 		0, NULL, false);
 }
 
-static void take_policy(const PGresult *result, int row, group *to) {
+static void take_policy(const PGresult *result, int row, uint32_t interval_ms, group *to) {
 	double numbers[9];
 
 	for (int i = 0; i < 9; i++) {
 		numbers[i] = strtod(PQgetvalue(result, row, 3 + i), NULL);
 	}
+	snprintf(to->id, sizeof(to->id), "%s", PQgetvalue(result, row, 0));
 	snprintf(to->name, sizeof(to->name), "%s", PQgetvalue(result, row, 1));
 	snprintf(to->primary, sizeof(to->primary), "%s", PQgetvalue(result, row, 12));
 	to->dry_run = PQgetvalue(result, row, 2)[0] == 't';
@@ -113,38 +114,17 @@ static void take_policy(const PGresult *result, int row, group *to) {
 										 .min_hit_rate = numbers[5],
 										 .up_after_ms = (uint64_t)numbers[6],
 										 .down_after_ms = (uint64_t)numbers[7],
-										 .pause_ms = (uint64_t)numbers[8]};
+										 .pause_ms = (uint64_t)numbers[8],
+										 .max_gap_ms = 3 * (uint64_t)interval_ms + ANSWER_MS};
 }
 
 /* ---- Measuring -------------------------------------------------------------------------------------------- */
 
-static node *node_with(scaler *self, int64_t id) {
-	node *place = NULL;
-
-	for (int i = 0; i < MAX_NODES; i++) {
-		if (self->nodes[i].id == id) {
-			return &self->nodes[i];
-		}
-		if (self->nodes[i].id == 0 && place == NULL) {
-			place = &self->nodes[i];
-		}
-	}
-	if (place != NULL) {
-		memset(place, 0, sizeof(*place));
-		place->id = id;
-	}
-	return place;
-}
-
-static void forget(node *of) {
-	aidb_session_close(&of->session);
-	of->id = 0;
-}
-
 /* Adds what the node has done since the last time. False: it does not answer, or it did not then. */
 static bool measure(scaler *self, const PGresult *nodes, int row, aidb_autoscale_sample *sample, double *hits,
 					double *asked) {
-	node *of = node_with(self, strtoll(PQgetvalue(nodes, row, 0), NULL, 10));
+	int place = place_of(self->node_ids, MAX_NODES, strtoll(PQgetvalue(nodes, row, 0), NULL, 10));
+	node *of = place < 0 ? NULL : &self->nodes[place];
 	bool is_cache = PQgetvalue(nodes, row, 3)[0] == 't', known;
 	uint64_t begun = aidb_socket_now_ms(), reads, found, missed;
 	aidb_trouble trouble;
@@ -201,12 +181,10 @@ static bool measure(scaler *self, const PGresult *nodes, int row, aidb_autoscale
 
 /* Of the primary and the caching read nodes of a group. */
 static bool sample_group(scaler *self, group *of, aidb_autoscale_sample *sample) {
-	char id[24];
-	aidb_value value = aidb_value_text(id);
+	aidb_value value = aidb_value_text(of->id);
 	PGresult *nodes;
 	double hits = 0, asked = 0;
 
-	snprintf(id, sizeof(id), "%" PRId64, of->id);
 	nodes = aidb_session_query(
 		&self->catalog,
 		"SELECT n.node_id, n.name, n.conninfo, m.role = 'cache' FROM aidb.member m JOIN aidb.node n USING (node_id)"
@@ -296,24 +274,23 @@ static bool remove_cache(scaler *self, const group *from, char *what, size_t siz
 	aidb_value values[2] = {aidb_value_text(from->name), aidb_value_text(from->last_cache)};
 	aidb_session primary;
 	aidb_trouble trouble;
+	bool done;
 
 	if (!aidb_session_run(&self->catalog, "SELECT aidb.remove_replica($1, $2)", 2, values) ||
 		!aidb_session_run(&self->catalog, "SELECT aidb.remove_node($1)", 1, &values[1])) {
 		snprintf(what, size, "%s", self->trouble.text);
 		return false;
 	}
+	done = call(self->options->command, "remove", from->name, from->last_cache, line);
+	snprintf(what, size,
+			 done ? "node %s is removed" : "node %s is not used any more, but the command to remove it has failed",
+			 from->last_cache);
+	/* the log is not kept for it any more, once it is not there to ask for it */
 	if (aidb_session_open(&primary, from->primary, "the primary", "-c statement_timeout=5s", &trouble)) {
-		(void)aidb_session_run(&primary, "SELECT aidb.stream_drop($1)", 1,
-							   &values[1]); /* its log is not kept any more */
+		(void)aidb_session_run(&primary, "SELECT aidb.stream_drop($1)", 1, &values[1]);
 		aidb_session_close(&primary);
 	}
-	snprintf(what, size, "node %s is removed", from->last_cache);
-	if (!call(self->options->command, "remove", from->name, from->last_cache, line)) {
-		snprintf(what, size, "%s remove %s %s has failed; the node is not used any more", self->options->command,
-				 from->name, from->last_cache);
-		return false;
-	}
-	return true;
+	return done;
 }
 
 static void note(scaler *self, const group *of, const aidb_autoscale_sample *sample, const char *action,
@@ -352,29 +329,40 @@ static void scale(scaler *self, group *of) {
 	note(self, of, &sample, action == AIDB_AUTOSCALE_ADD ? "add" : "remove", what);
 }
 
-static void run_round(scaler *self) {
-	PGresult *policies;
-
-	if (!is_open(self) || !leads(self)) {
-		return;
-	}
-	policies = read_policies(self);
+/* What is not in the catalog any more, or was not looked at, is begun anew when it comes again. */
+static void forget_unseen(scaler *self) {
 	for (int i = 0; i < MAX_NODES; i++) {
+		if (self->node_ids[i] != 0 && !self->nodes[i].seen) {
+			aidb_session_close(&self->nodes[i].session);
+			self->nodes[i] = (node){.known = false};
+			self->node_ids[i] = 0;
+		}
 		self->nodes[i].seen = false;
 	}
-	for (int row = 0; row < PQntuples(policies); row++) {
-		group *of = group_with(self, strtoll(PQgetvalue(policies, row, 0), NULL, 10));
+	for (int i = 0; i < MAX_GROUPS; i++) {
+		if (self->group_ids[i] != 0 && !self->groups[i].seen) {
+			self->groups[i] = (group){.dry_run = false};
+			self->group_ids[i] = 0;
+		}
+		self->groups[i].seen = false;
+	}
+}
 
-		if (of != NULL) {
-			take_policy(policies, row, of);
+static void run_round(scaler *self) {
+	PGresult *policies = is_open(self) && leads(self) ? read_policies(self) : NULL;
+
+	for (int row = 0; row < PQntuples(policies); row++) {
+		int place = place_of(self->group_ids, MAX_GROUPS, strtoll(PQgetvalue(policies, row, 0), NULL, 10));
+
+		if (place >= 0) {
+			group *of = &self->groups[place];
+
+			of->seen = true;
+			take_policy(policies, row, self->options->interval_ms, of);
 			scale(self, of);
 		}
 	}
-	for (int i = 0; i < MAX_NODES; i++) {
-		if (self->nodes[i].id != 0 && !self->nodes[i].seen) {
-			forget(&self->nodes[i]);
-		}
-	}
+	forget_unseen(self);
 	PQclear(policies);
 }
 

@@ -3,7 +3,8 @@
  * ordered serves after a while. Whatever the load does:
  *
  *   - there are never fewer caching read nodes than the least, nor more than the most;
- *   - between two actions there is the pause;
+ *   - between two actions there is the pause, and a node is added or removed only when that was wanted for as long as it is to be, of this
+ *     number of nodes;
  *   - a load that has come to rest is served within the target, by no more nodes than it needs, and then nothing happens any more;
  *   - a load that comes and goes quickly does not make nodes come and go;
  *   - without data nothing happens.
@@ -31,7 +32,8 @@ static const aidb_autoscale_policy policy = {.min_caches = 0,
 											 .min_hit_rate = 0.2,
 											 .up_after_ms = 30000,
 											 .down_after_ms = 300000,
-											 .pause_ms = 60000};
+											 .pause_ms = 60000,
+											 .max_gap_ms = 4 * STEP_MS};
 
 typedef struct world {
 	aidb_autoscale scaler;
@@ -50,7 +52,12 @@ static void act(world *self, aidb_autoscale_action action) {
 	if (action == AIDB_AUTOSCALE_NOTHING) {
 		return;
 	}
-	assert_true(self->acted_at_ms == 0 || self->now_ms - self->acted_at_ms >= policy.pause_ms);
+	if (self->acted_at_ms != 0) {
+		uint64_t since_ms = self->now_ms - self->acted_at_ms;
+
+		assert_true(since_ms >= policy.pause_ms);
+		assert_true(since_ms >= (action == AIDB_AUTOSCALE_ADD ? policy.up_after_ms : policy.down_after_ms));
+	}
 	assert_true(strlen(self->scaler.reason) > 0);
 	self->acted_at_ms = self->now_ms;
 	if (action == AIDB_AUTOSCALE_ADD) {
@@ -212,9 +219,38 @@ static void nothing_is_done_on_missing_data(void **state) {
 	assert_int_equal(self.caches + self.ordered, 2);
 }
 
+/* What was wanted long ago, and is wanted now, need not have been wanted in between. */
+static void a_gap_is_missing_data(void **state) {
+	aidb_autoscale scaler = {.caches = 0};
+	aidb_autoscale_sample sample = {.at_ms = 1000, .complete = true, .reads = 90000, .hit_rate = -1, .latency_ms = 1};
+
+	(void)state;
+	for (int i = 0; i < 50; i++) {
+		assert_int_equal(aidb_autoscale_step(&scaler, &policy, &sample), AIDB_AUTOSCALE_NOTHING);
+		sample.at_ms += policy.max_gap_ms + 1;
+	}
+}
+
+/* However seldom or often is measured. */
+static void the_interval_does_not_matter(void **state) {
+	(void)state;
+	for (uint64_t interval_ms = 100; interval_ms <= policy.max_gap_ms; interval_ms += 700) {
+		aidb_autoscale scaler = {.caches = 0};
+		aidb_autoscale_sample sample = {.at_ms = 1000, .complete = true, .caches = 3, .hit_rate = -1};
+		aidb_autoscale_action action = AIDB_AUTOSCALE_NOTHING;
+
+		while (action == AIDB_AUTOSCALE_NOTHING) {
+			assert_true(sample.at_ms <= 1000 + policy.down_after_ms + interval_ms);
+			action = aidb_autoscale_step(&scaler, &policy, &sample);
+			sample.at_ms += interval_ms;
+		}
+		assert_int_equal(action, AIDB_AUTOSCALE_REMOVE);
+	}
+}
+
 /* One step after the load was wanted long enough, with something else that speaks against it. */
 static void other_reasons_hold_it_back(void **state) {
-	aidb_autoscale scaler = {.count = 0};
+	aidb_autoscale scaler = {.caches = 0};
 	aidb_autoscale_sample sample = {
 		.at_ms = 1000, .complete = true, .caches = 1, .reads = 90000, .hit_rate = 0.1, .latency_ms = 1};
 	aidb_autoscale_action action = AIDB_AUTOSCALE_NOTHING;
@@ -244,6 +280,8 @@ int main(void) {
 		cmocka_unit_test(flapping_loads_do_not_make_nodes_flap),
 		cmocka_unit_test(random_loads_keep_the_bounds),
 		cmocka_unit_test(nothing_is_done_on_missing_data),
+		cmocka_unit_test(a_gap_is_missing_data),
+		cmocka_unit_test(the_interval_does_not_matter),
 		cmocka_unit_test(other_reasons_hold_it_back),
 	};
 

@@ -19,7 +19,7 @@ sub ask { return $catalog->safe_psql('postgres', $_[0]) }
 
 # The command: there is one spare server.
 open my $command, '>', "$temporary/servers" or die;
-print {$command} "#!/bin/sh\necho \"\$@\" >>$temporary/calls\n[ \"\$1\" = remove ] || { [ -e $temporary/none ] && exit 1; echo 'spare " . $node{spare}->conninfo . "'; }\n";
+print {$command} "#!/bin/sh\necho \"\$@\" >>$temporary/calls\nif [ \"\$1\" = remove ]; then exec pg_ctl -D '" . $node{spare}->data_dir . "' -m immediate stop >/dev/null; fi\n[ -e $temporary/none ] && exit 1\necho 'spare " . $node{spare}->conninfo . "'\n";
 close $command;
 chmod 0755, "$temporary/servers";
 
@@ -87,8 +87,10 @@ is(ask(q{SELECT count(*) FROM aidb.nodes WHERE role = 'cache'}), 1, 'a node that
 kill 'CONT', $node{spare}->processes;
 $catalog->wait_for(q{SELECT count(*) FROM aidb.nodes WHERE role = 'cache'}, 0);
 is(ask('SELECT count(*) FROM aidb.nodes'), 1, 'without reads the node goes');
-$node{a}->wait_for('SELECT count(*) FROM aidb.stream_slots()', 0);
 $catalog->wait_for(q{SELECT count(*) > 0 FROM aidb.scaling WHERE action = 'remove' AND reason LIKE '%node spare is removed'}, 't');
+is($node{a}->safe_psql('postgres', 'SELECT count(*) FROM aidb.stream_slots()'), 0, 'no log is kept for it any more');
+ok(!-e $node{spare}->data_dir . '/postmaster.pid', 'its server is removed');
+$node{spare}->{_pid} = undef; # by the command, and not by the test
 like(calls(), qr/^(?:add one\n)+remove one spare\n$/, 'and the command has heard of it');
 ask(q{SELECT aidb.stop_autoscale('one')});
 is(ask('SELECT count(*) FROM aidb.autoscale'), 0, 'that can be ended');
