@@ -79,7 +79,7 @@ static bool fill(aidb_session *catalog, const PGresult *result, int row, aidb_pl
 }
 
 /* A copy is written twice on its way down, and something has to stay free. */
-static bool has_room(const aidb_planned *plans, uint32_t count, aidb_trouble *trouble) {
+bool aidb_rebalance_has_room(const aidb_planned *plans, uint32_t count, aidb_trouble *trouble) {
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t wanted = SPARE_BYTES;
 
@@ -181,7 +181,7 @@ static bool run_plan(const aidb_rebalance *rebalance, aidb_session *catalog, aid
 	if (rebalance->dry_run) {
 		return true;
 	}
-	if (!has_room(plans, count, catalog->trouble)) {
+	if (!aidb_rebalance_has_room(plans, count, catalog->trouble)) {
 		return false;
 	}
 	for (uint32_t i = 0; i < count; i++) {

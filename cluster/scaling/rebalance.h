@@ -29,6 +29,8 @@ typedef struct aidb_rebalance {
 	void *argument;
 } aidb_rebalance;
 
+/* Whether the targets have room for all that is planned for them; else *trouble names one that has not. */
+bool aidb_rebalance_has_room(const aidb_planned *plans, uint32_t count, aidb_trouble *trouble);
 /* False: *trouble says why; what was begun has been undone, or is by the next call or the coordinator. */
 bool aidb_rebalance_run(const aidb_rebalance *rebalance, aidb_trouble *trouble);
 /* Only completes or undoes what was broken off. */

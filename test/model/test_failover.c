@@ -419,6 +419,9 @@ static bool execute(uint32_t node, const aidb_action *action) {
 	case AIDB_ACT_SET_IN_SYNC:
 		return set_in_sync(self, action);
 	case AIDB_ACT_FOLLOW:
+		if (action->member == world.record.in_sync && action->epoch == world.record.epoch) {
+			wrong("a standby that is recorded as in sync is copied anew");
+		}
 		/* not while it is the primary of this epoch or a later one */
 		return self->role == AIDB_MEMBER_PRIMARY && self->epoch >= action->epoch && !self->sealed
 				   ? false

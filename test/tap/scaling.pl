@@ -126,6 +126,7 @@ $catalog->wait_for(q{SELECT count(*) FROM aidb.nodes WHERE state = 'up'}, 3);
 ask(q{CREATE FOREIGN TABLE item (id int PRIMARY KEY, v text) SERVER aidb_cluster; CREATE FOREIGN TABLE gone (id int PRIMARY KEY) SERVER aidb_cluster;
 	SET aidb.multi_group_writes = separately; INSERT INTO item SELECT i, 'row ' || i FROM generate_series(100001, 120000) i; INSERT INTO gone SELECT generate_series(1, 1000); TRUNCATE gone;
 	INSERT INTO gone SELECT generate_series(1, 10)});
+is($node{a}->safe_psql('postgres', 'SELECT cardinality(aidb.closed_slots())') + $node{b}->safe_psql('postgres', 'SELECT cardinality(aidb.closed_slots())'), 256, 'each slot is closed where it is not kept, from the first table on');
 my $everything = ask('SELECT count(*), sum(id), md5(string_agg(v, chr(44) ORDER BY id)) FROM item WHERE id > 100000');
 
 # ---- Growing ---------------------------------------------------------------------------------------------------------
@@ -210,6 +211,42 @@ $catalog->wait_for(q{SELECT count(*) FROM aidb.nodes WHERE state = 'up'}, 3);
 	is(ask($same), $everything, 'what is broken off with Ctrl-C is undone');
 	is($node{c}->safe_psql('postgres', 'SELECT count(*) FROM item'), 0, 'and leaves nothing');
 }
+
+# Starts a move that stops before a step, and calls for what is to be done then.
+sub stop_at {
+	my ($step, $meanwhile) = @_;
+	local $ENV{AIDB_FAULT_POINT} = "move_$step";
+	my $mover = IPC::Run::start([ './aidb-admin', '--conninfo=' . $catalog->conninfo, 'rebalance', '--slots-per-move=256' ], '<', \undef, '>', \$output, '2>', \$errors);
+	my $pid = $mover->{KIDS}[0]{PID};
+	sleep 0.005 until is_stopped($pid);
+	$meanwhile->();
+	let_end($mover, $pid);
+	return $mover->finish;
+}
+
+my $moving = q{SELECT array_agg(slot) FROM aidb.slot_move};
+ok(!stop_at('compare', sub { is($node{c}->safe_psql('postgres', q{SELECT aidb.slots_purge('} . ask($moving) . q{', 1)}), 1, 'a row of the copy goes') }), 'a copy that is another is not taken');
+like($errors, qr/the copy at group "gc" differs from the slots of group "ga": (\d+) rows, hash \S+ instead of (\d+) rows, hash \S+; the slots are where they were/, 'with what differs');
+is(ask($same), $everything, 'and nothing has changed');
+
+# Whoever moves slots and falls silent lets writers go on.
+my $writer = AidbSession->connect($catalog);
+my $ids = join ',', split /\n/, $node{a}->safe_psql('postgres', 'SELECT id FROM item WHERE id > 100000 ORDER BY id LIMIT 400');
+my $begun;
+ok(!stop_at('close', sub { $begun = time; is($writer->run("UPDATE item SET v = v WHERE id IN ($ids)"), '00000', 'a writer that waits goes on') }), 'the move is given up');
+cmp_ok(time - $begun, '>', 1, 'after a while');
+cmp_ok(time - $begun, '<', 20, 'that is not long');
+$catalog->wait_for('SELECT count(*) FROM aidb.slot_move', 0);
+is(ask($same), $everything, 'and the rows are where they were');
+
+# A snapshot that is older than the opening of a slot may lack rows that came before.
+my $reader = AidbSession->connect($node{c});
+is(join(' ', map { $reader->run($_) } 'BEGIN ISOLATION LEVEL REPEATABLE READ', 'SELECT count(*) FROM item'), '00000 00000', 'a snapshot');
+$node{c}->safe_psql('postgres', q{SELECT aidb.open_slots('{5}')});
+is($reader->run('SELECT count(*) FROM item'), 'IA001', 'does not go through a slot that was opened later');
+$reader->run('ROLLBACK');
+is($reader->run('SELECT count(*) FROM item'), '00000', 'a new one does');
+$node{c}->safe_psql('postgres', q{SELECT aidb.close_slots('{5}')});
 
 # ---- Killed at every step ---------------------------------------------------------------------------------------------
 
