@@ -162,21 +162,21 @@ $(BUILD)/libaidb_cluster.a: $(CLUSTER_OBJECTS)
 	@rm -f $@
 	$(AR) rcs $@ $^
 
-$(COORDINATOR): $(COORDINATOR_OBJECTS) $(BUILD)/libaidb_backup.a $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
+$(COORDINATOR): $(COORDINATOR_OBJECTS) $(BUILD)/libaidb_stream.a $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq $(LIBS)
 
 # Backups, and slots that move: the format of the stream is the extension's.
-$(BUILD)/libaidb_backup.a: $(BACKUP_OBJECTS) $(SCALING_OBJECTS) $(FORMAT_OBJECTS)
+$(BUILD)/libaidb_stream.a: $(BACKUP_OBJECTS) $(SCALING_OBJECTS) $(FORMAT_OBJECTS)
 	@rm -f $@
 	$(AR) rcs $@ $^
 
-$(ADMIN): $(ADMIN_OBJECTS) $(BUILD)/libaidb_backup.a $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
+$(ADMIN): $(ADMIN_OBJECTS) $(BUILD)/libaidb_stream.a $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lpq $(STORAGE_LIBS) $(LIBS)
 
 $(EXPORTER): $(EXPORTER_OBJECTS) $(BUILD)/libaidb_cluster.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lmicrohttpd -lpq
 
-$(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb_backup.a $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
+$(TEST_PROGRAMS): %: %.o $(SUPPORT_OBJECTS) $(BUILD)/libaidb_stream.a $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ -lcmocka -Wl,--as-needed -lpq $(STORAGE_LIBS) $(LIBS)
 
 $(HISTORY_PROGRAM): $(HISTORY_OBJECTS) $(CHECKER_OBJECTS)
@@ -189,7 +189,7 @@ $(SERVER_PROGRAMS):
 $(BENCH_PROGRAMS): %: %.o $(BUILD)/libaidb_cluster.a $(BUILD)/libaidb.a
 	$(COMPILE) $(LDFLAGS) -o $@ $^ $(if $(findstring rocksdb,$@),-lrocksdb) $(if $(findstring client,$@),-lpq) $(LIBS)
 
-$(FUZZ_PROGRAMS): %: %.o $(BUILD)/libaidb_backup.a $(BUILD)/libaidb.a
+$(FUZZ_PROGRAMS): %: %.o $(BUILD)/libaidb_stream.a $(BUILD)/libaidb.a
 	$(COMPILE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ -Wl,--as-needed $(STORAGE_LIBS) $(LIBS)
 
 -include $(ENGINE_OBJECTS:.o=.d) $(FORMAT_OBJECTS:.o=.d) $(CLUSTER_OBJECTS:.o=.d) $(BACKUP_OBJECTS:.o=.d) $(SCALING_OBJECTS:.o=.d) $(COORDINATOR_OBJECTS:.o=.d) $(ADMIN_OBJECTS:.o=.d) $(EXPORTER_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(PROGRAM_OBJECTS:.o=.d)

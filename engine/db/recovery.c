@@ -416,12 +416,38 @@ static aidb_status check_end(replay *state, const listing *list, uint64_t end) {
 	return rc;
 }
 
-/* Makes the replayed segments durable: what was only handed to the operating system may not have been. */
-static aidb_status sync_segments(aidb_db *db, uint64_t end) {
+#define REWRITE_BYTES 65536u
+
+/*
+ * Writes what is in [from, to) of a file again. After a sync that failed, the operating system may show bytes that it takes
+ * for written, and a later sync would leave them out: after a power failure the log would have a hole there.
+ */
+static int rewrite(const aidb_host *host, int file, uint64_t from, uint64_t to) {
+	uint8_t *data = from < to ? malloc(REWRITE_BYTES) : NULL;
+	int error = from < to && data == NULL ? ENOMEM : 0;
+
+	while (error == 0 && from < to) {
+		size_t got = 0;
+
+		error = host->file_read(host->context, file, data,
+								to - from < REWRITE_BYTES ? (size_t)(to - from) : REWRITE_BYTES, from, &got);
+		error = error == 0 && got == 0 ? EIO : error;
+		error = error == 0 ? host->file_write(host->context, file, data, got, from) : error;
+		from += got;
+	}
+	free(data);
+	return error;
+}
+
+/* Makes the replayed segments durable: what lies beyond `synced` was handed to the operating system, and maybe no more. */
+static aidb_status sync_segments(aidb_db *db, uint64_t synced, uint64_t end) {
 	const lsm_log_geometry *geometry = &db->shared->log.geometry;
 	uint64_t segment = db->shared->manifest.log_start / geometry->segment_bytes;
 
+	synced = synced > db->shared->manifest.log_start ? synced : db->shared->manifest.log_start;
 	for (; segment * geometry->segment_bytes < end; segment++) {
+		uint64_t begin = segment * geometry->segment_bytes;
+		uint64_t bytes = end - begin < geometry->segment_bytes ? end - begin : geometry->segment_bytes;
 		char path[LSM_PATH_BYTES];
 		int file;
 		int error;
@@ -429,7 +455,8 @@ static aidb_status sync_segments(aidb_db *db, uint64_t end) {
 		lsm_segment_path(db->directory, segment, path, sizeof(path));
 		error = db->host->file_open(db->host->context, path, AIDB_FILE_READ | AIDB_FILE_WRITE, &file);
 		if (error == 0) {
-			error = db->host->file_sync(db->host->context, file);
+			error = rewrite(db->host, file, synced > begin ? synced - begin : 0, bytes);
+			error = error == 0 ? db->host->file_sync(db->host->context, file) : error;
 			db->host->file_close(db->host->context, file);
 		}
 		if (error != 0) {
@@ -440,7 +467,7 @@ static aidb_status sync_segments(aidb_db *db, uint64_t end) {
 }
 
 /* Removes what lies behind the end of the log: the rest of its last segment, and the segments beyond. */
-static aidb_status cut_tail(aidb_db *db, const listing *list, uint64_t end) {
+static aidb_status cut_tail(aidb_db *db, const listing *list, uint64_t synced, uint64_t end) {
 	lsm_log *log = &db->shared->log;
 	uint64_t segment = end / log->geometry.segment_bytes;
 	uint64_t offset = end % log->geometry.segment_bytes;
@@ -469,7 +496,7 @@ static aidb_status cut_tail(aidb_db *db, const listing *list, uint64_t end) {
 		return lsm_fail_errno(error, "cut the tail of log segment", path);
 	}
 	atomic_store(&log->prepared, first_removed * log->geometry.segment_bytes);
-	return sync_segments(db, end);
+	return sync_segments(db, synced, end);
 }
 
 /* Leaves the arena ready for commits that follow the last one of the log. */
@@ -498,7 +525,7 @@ static aidb_status replay_log(aidb_db *db, const listing *list, aidb_sequence la
 	}
 	lsm_record_reader_free(&state.reader);
 	if (rc == AIDB_OK) {
-		rc = cut_tail(db, list, end);
+		rc = cut_tail(db, list, state.synced, end);
 	}
 	if (rc == AIDB_OK) {
 		aidb_sequence sequence = state.sequence > last_sequence ? state.sequence : last_sequence;
