@@ -246,7 +246,7 @@ installcheck-sanitized: ## the same under the address and undefined behaviour sa
 test: ## everything from nothing: deps, build, install, all tests
 	@+$(TEST_RUN) $(SUITES)
 
-soak: needs-server $(SERVER_PROGRAMS) ## the long forms of the randomised tests, in chunks; can be stopped and gone on with
+soak: needs-server $(SERVER_PROGRAMS) $(BUILD)/test/model/test_power_loss ## the long forms of the randomised tests, in chunks; can be stopped and gone on with
 	@BUILD='$(BUILD)' PG_CONFIG='$(PG_CONFIG)' test/soak $(CAMPAIGNS)
 
 fuzz: ## fuzz each parser for FUZZ_SECONDS (60), from and into build/fuzz/corpus

@@ -199,9 +199,31 @@ static aipg_cached read_row(const place *at, aidb_slice key, aidb_buffer *value)
 	return AIPG_CACHED_ROW;
 }
 
-aipg_cached aipg_row_cache_get(aidb_slice key, aidb_buffer *value, uint64 *stamp) {
-	uint32 generation = cache != NULL ? pg_atomic_read_u32(&cache->generation) : 0;
+static aipg_cached look_up(const place *at, uint32 generation, aidb_slice key, aidb_buffer *value, uint64 *stamp) {
 	aipg_cached found = AIPG_CACHED_NOTHING;
+
+	LWLockAcquire(lock_of(at), LW_SHARED);
+	if (at->set->generation == generation) {
+		found = read_row(at, key, value);
+		*stamp = make_stamp(generation, at->set->stamp);
+		LWLockRelease(lock_of(at));
+	} else {
+		LWLockRelease(lock_of(at));
+		LWLockAcquire(lock_of(at), LW_EXCLUSIVE);
+		renew(at->set, generation);
+		*stamp = make_stamp(generation, at->set->stamp);
+		LWLockRelease(lock_of(at));
+	}
+	return found;
+}
+
+static uint32 current_generation(void) {
+	return cache != NULL ? pg_atomic_read_u32(&cache->generation) : 0;
+}
+
+aipg_cached aipg_row_cache_get(aidb_slice key, aidb_buffer *value, uint64 *stamp) {
+	uint32 generation = current_generation();
+	aipg_cached found;
 	place at;
 
 	*stamp = 0;
@@ -209,20 +231,21 @@ aipg_cached aipg_row_cache_get(aidb_slice key, aidb_buffer *value, uint64 *stamp
 		return AIPG_CACHED_NOTHING;
 	}
 	at = place_of(key);
-	LWLockAcquire(lock_of(&at), LW_SHARED);
-	if (at.set->generation == generation) {
-		found = read_row(&at, key, value);
-		*stamp = make_stamp(generation, at.set->stamp);
-		LWLockRelease(lock_of(&at));
-	} else {
-		LWLockRelease(lock_of(&at));
-		LWLockAcquire(lock_of(&at), LW_EXCLUSIVE);
-		renew(at.set, generation);
-		*stamp = make_stamp(generation, at.set->stamp);
-		LWLockRelease(lock_of(&at));
-	}
+	found = look_up(&at, generation, key, value, stamp);
 	pg_atomic_fetch_add_u64(found == AIPG_CACHED_NOTHING ? &cache->misses[at.lock] : &cache->hits[at.lock], 1);
 	return found;
+}
+
+uint64 aipg_row_cache_stamp(aidb_slice key) {
+	uint32 generation = current_generation();
+	uint64 stamp = 0;
+
+	if (is_open_generation(generation)) {
+		place at = place_of(key);
+
+		(void)look_up(&at, generation, key, NULL, &stamp);
+	}
+	return stamp;
 }
 
 static void add_row(const place *at, aidb_slice key, const aidb_slice *value) {

@@ -32,6 +32,8 @@ extern void aipg_row_cache_shmem_startup(void);
 
 /* What is known of the key; *value gets the row. When nothing is, *stamp is for aipg_row_cache_put. */
 extern aipg_cached aipg_row_cache_get(aidb_slice key, aidb_buffer *value, uint64 *stamp);
+/* The stamp for a row that is read from the primary although nobody has asked for it; counts as no miss. */
+extern uint64 aipg_row_cache_stamp(aidb_slice key);
 /* A NULL value: there is no row. Nothing happens when the stamp is not good any more, or the row is too large. */
 extern void aipg_row_cache_put(aidb_slice key, const aidb_slice *value, uint64 stamp);
 extern void aipg_row_cache_invalidate(aidb_slice key);

@@ -608,7 +608,7 @@ static void ask_for_warm_up(void) {
 			warming.keys.size = 0; /* the file is damaged: what follows means nothing */
 			break;
 		}
-		(void)aipg_row_cache_get(key, NULL, &warming.stamps[count++]);
+		warming.stamps[count++] = aipg_row_cache_stamp(key);
 		append_key(&warming.asked, key);
 	}
 	MemoryContextSwitchTo(caller);
@@ -645,6 +645,7 @@ void aipg_cached_rows_warm_up(uint64 applied) {
 	if (warming.result == NULL) {
 		ask_for_warm_up();
 		if (warming.result == NULL) {
+			ereport(LOG, (errmsg("AiDb's row cache holds again what it held before the restart")));
 			end_warm_up();
 		}
 	}

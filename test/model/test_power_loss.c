@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -380,8 +381,7 @@ static void each_step(sim_fault fault, bool count_reads, sim_fate fate, uint32_t
 				reached = one_step(seed + workload, at, fault, count_reads, fate, draw);
 			}
 		}
-		print_message("# workload %llu: %llu steps\n", (unsigned long long)(seed + workload),
-					  (unsigned long long)at - 1);
+		print_message("# workload %" PRIu64 ": %" PRIu64 " steps\n", seed + workload, at - 1);
 	}
 }
 

@@ -177,9 +177,10 @@ like(error_of($cache, "SET aidb.read_token = '1:999999999'; SET aidb.read_token_
 # ---- A restart ------------------------------------------------------------------------------------------------------
 
 at_cache("SELECT count(v) FROM item WHERE id = $_") for 100 .. 140;
+my $before_restart = -s $cache->logfile;
 $cache->restart;
 wait_streaming();
-$cache->poll_query_until('postgres', "SELECT value > 1000 FROM aidb.stats() WHERE name = 'row_cache_bytes'") or die 'it stays cold';
+$cache->wait_for_log(qr/the row cache holds again what it held/, $before_restart);
 my $misses = number('misses');
 is(at_cache('SELECT v FROM item WHERE id = 120'), 'value 120', 'after a restart');
 is(number('misses'), $misses, 'it still knows what it knew');
