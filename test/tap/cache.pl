@@ -180,7 +180,7 @@ at_cache("SELECT count(v) FROM item WHERE id = $_") for 100 .. 140;
 my $before_restart = -s $cache->logfile;
 $cache->restart;
 wait_streaming();
-$cache->wait_for_log(qr/the row cache holds again what it held/, $before_restart);
+$cache->wait_for_log(qr/row cache holds again what it held/, $before_restart);
 my $misses = number('misses');
 is(at_cache('SELECT v FROM item WHERE id = 120'), 'value 120', 'after a restart');
 is(number('misses'), $misses, 'it still knows what it knew');
