@@ -41,9 +41,11 @@ const char **router_encode_all(router_encoder *encoder, List *expressions, ExprC
 }
 
 static int group_of_key(const router_map *map, aidb_slice key) {
-	uint32 slot = 0;
+	uint32 slot;
 
-	(void)aidb_slot_of_stored_key(key.data, key.size, &slot); /* tables of the cluster are sharded */
+	if (!aidb_slot_of_stored_key(key.data, key.size, &slot)) {
+		elog(ERROR, "a key of a table of the cluster has no slot");
+	}
 	return map->group_of_slot[slot];
 }
 
